@@ -1,0 +1,1 @@
+"""What is tunable; imports nothing of ours."""

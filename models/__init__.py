@@ -1,0 +1,1 @@
+"""Weights and adapters at rest; knows no request and no HTTP."""

@@ -1,0 +1,1 @@
+"""A request becomes pixels; knows no MongoDB, no tenant, no Ray."""

@@ -1,0 +1,75 @@
+"""What is wanted and what came of it. Plain frozen dataclasses without torch: every process may import this file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraChoice:
+    """One adapter a request asks for, as `name` or `name@version`, and how strongly."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Everything that decides the pixels, fully resolved: no field is left for the engine to guess.
+
+    Image i of `num_images` uses seed + i and equals a request for one image with that seed.
+    """
+
+    model_id: str
+    prompt: str
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    num_images: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str | None = None  # None: the scheduler that the model's folder names
+    loras: tuple[LoraChoice, ...] = ()
+    output_format: OutputFormat = "png"
+    output_compression: int = 100  # 0–100, JPEG and WebP quality; PNG is always lossless
+
+    @property
+    def num_pixels(self) -> int:
+        return self.width_px * self.height_px
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request is; counted over all of its images."""
+
+    step: int
+    steps: int
+
+    @property
+    def percent(self) -> int:
+        return min(100, 100 * self.step // max(1, self.steps))
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """One finished picture as file bytes, with provenance inside."""
+
+    data: bytes
+    content_type: str
+    width_px: int
+    height_px: int
+    seed: int
+    sha256: str  # of data, hex
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """All pictures of a request and what they cost."""
+
+    images: tuple[GeneratedImage, ...]
+    engine_s: float  # from the engine taking the request up to the last encoded picture, waiting excluded
+    waited_s: float  # in the engine's own queue

@@ -1,0 +1,1 @@
+"""The outside world: HTTP, jobs, tenants, and the Ray Serve deployments."""

@@ -1,0 +1,1 @@
+"""Makes weights: the embedded model today, LoRAs from video next; knows no HTTP."""

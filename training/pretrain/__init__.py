@@ -1,0 +1,1 @@
+"""How the embedded weights were made: data, autoencoder, denoiser, export; runnable by anyone."""
