@@ -5,6 +5,13 @@ from typing import Literal
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
+# What a request may name, per family; pipelines/families says which class each one is.
+SCHEDULER_NAMES: dict[str, tuple[str, ...]] = {
+    "sd": ("ddim", "dpm++2m", "dpm++2m-karras", "euler", "euler-a", "lcm", "unipc"),
+    "sdxl": ("ddim", "dpm++2m", "dpm++2m-karras", "euler", "euler-a", "lcm", "unipc"),
+    "flux": ("flow-euler",),
+}
+
 CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -41,6 +48,10 @@ class GenerationRequest:
     def num_pixels(self) -> int:
         return self.width_px * self.height_px
 
+    def image_seed(self, index: int) -> int:
+        """The seed of image `index`; wraps round so that it always fits what databases store."""
+        return (self.seed + index) % 2**63
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -73,3 +84,14 @@ class GenerationResult:
     images: tuple[GeneratedImage, ...]
     engine_s: float  # from the engine taking the request up to the last encoded picture, waiting excluded
     waited_s: float  # in the engine's own queue
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine has loaded."""
+
+    model_id: str
+    device: str
+    dtype: str
+    weights_sha256: str
+    num_parameters: int

@@ -86,14 +86,17 @@ class PictureMaker:
         start_px = centred(bank.size_px, canvas_px)
         if is_full:
             return compose(
-                bank, which_B, colours_B3, canvas_px=canvas_px, lefts_px=start_px + shift_2B[0], tops_px=start_px + shift_2B[1]
+                bank,
+                which_B,
+                colours_B3,
+                canvas_px=canvas_px,
+                lefts_px=start_px + shift_2B[0],
+                tops_px=start_px + shift_2B[1],
             )
         # A crop of the composed picture is the cutout set on a smaller canvas, moved the other way.
         window_2B = torch.randint(0, canvas_px - part.crop_px + 1, (2, rows), generator=generator)
         offset_2B = start_px + shift_2B - window_2B
-        return compose(
-            bank, which_B, colours_B3, canvas_px=part.crop_px, lefts_px=offset_2B[0], tops_px=offset_2B[1]
-        )
+        return compose(bank, which_B, colours_B3, canvas_px=part.crop_px, lefts_px=offset_2B[0], tops_px=offset_2B[1])
 
     def _colours(self, rows: int, generator: torch.Generator) -> Tensor:
         chosen_B3 = self._palette_P3[torch.randint(len(self._palette_P3), (rows,), generator=generator)]
@@ -137,3 +140,13 @@ def _restore(model: AutoencoderKL, optimizer: torch.optim.Optimizer, state: dict
 def _save(cache: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
     save_checkpoint(cache / CHECKPOINT, state)
+
+
+def load_autoencoder(recipe: PretrainRecipe, cache: Path, device: torch.device) -> AutoencoderKL:
+    """The newest checkpoint, or a fresh model where there is none."""
+    torch.manual_seed(recipe.seed)
+    model = build_autoencoder(recipe).to(device)
+    state = load_checkpoint(cache / CHECKPOINT, device)
+    if state is not None:
+        model.load_state_dict(state["model"])
+    return model.eval()

@@ -1,4 +1,4 @@
-"""Subjects become pictures: cut out, scaled, set on a background colour. Letters: B pictures, C channels, H W pixels."""
+"""Subjects become pictures: cut out, scaled, set on a colour. Letters: B pictures, C channels, H W pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

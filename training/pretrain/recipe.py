@@ -51,7 +51,9 @@ class AutoencoderRecipe(_Part):
     budget_s: float = Field(gt=0, description="training time, pauses not counted; the schedule stretches over it")
     crop_px: int = Field(64, gt=0)
     crops_per_step: int = Field(32, gt=0)
-    full_pictures_from: float = Field(0.8, ge=0, le=1, description="share of the budget after which steps see whole pictures")
+    full_pictures_from: float = Field(
+        0.8, ge=0, le=1, description="share of the budget after which steps see whole pictures"
+    )
     peak_lr: float = Field(1.5e-3, gt=0)
     kl_weight: float = Field(5e-5, ge=0)
     decoder_budget_s: float = Field(0.0, ge=0, description="more training of the decoder alone, latents fixed")

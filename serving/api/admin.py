@@ -1,0 +1,74 @@
+"""/v1/admin: keys and tenants. A tenant's admin manages its keys; the operator's admins manage all tenants."""
+
+from fastapi import APIRouter
+
+from serving.api.deps import OPERATOR_TENANT, CurrentAdmin, Operator, ServicesDep
+from serving.api.schemas import (
+    Deleted,
+    KeyBody,
+    KeyList,
+    NewKeyBody,
+    NewTenantBody,
+    TenantBody,
+    TenantList,
+)
+from serving.errors import Forbidden, NotFound
+from serving.tenancy.auth import ApiKey, Caller
+from serving.tenancy.tenants import Tenant
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+
+@router.get("/keys")
+async def list_keys(services: ServicesDep, caller: CurrentAdmin, tenant: str | None = None) -> KeyList:
+    keys = await services.keys.list(_tenant_of(caller, tenant))
+    return KeyList(data=[_key_body(key) for key in keys])
+
+
+@router.post("/keys", status_code=201)
+async def create_key(body: NewKeyBody, services: ServicesDep, caller: CurrentAdmin) -> KeyBody:
+    """The only time the secret is shown."""
+    tenant = _tenant_of(caller, body.tenant)
+    if await services.tenants.find(tenant) is None:
+        raise NotFound(f"No tenant {tenant!r}.", param="tenant", code="tenant_not_found")
+    key, secret = await services.keys.create(tenant, name=body.name, role=body.role)
+    return _key_body(key).model_copy(update={"key": secret})
+
+
+@router.delete("/keys/{key_id}")
+async def revoke_key(services: ServicesDep, caller: CurrentAdmin, key_id: str, tenant: str | None = None) -> Deleted:
+    await services.keys.revoke(_tenant_of(caller, tenant), key_id)
+    return Deleted(id=key_id)
+
+
+@router.get("/tenants")
+async def list_tenants(services: ServicesDep, _caller: Operator) -> TenantList:
+    return TenantList(data=[_tenant_body(tenant) for tenant in await services.tenants.list()])
+
+
+@router.post("/tenants", status_code=201)
+async def create_tenant(body: NewTenantBody, services: ServicesDep, _caller: Operator) -> TenantBody:
+    return _tenant_body(await services.tenants.create(body.id, name=body.name or body.id))
+
+
+def _tenant_of(caller: Caller, asked: str | None) -> str:
+    if asked is None or asked == caller.tenant:
+        return caller.tenant
+    if caller.tenant != OPERATOR_TENANT:
+        raise Forbidden(f"Only admins of the tenant {OPERATOR_TENANT!r} manage other tenants' keys.", param="tenant")
+    return asked
+
+
+def _key_body(key: ApiKey) -> KeyBody:
+    return KeyBody(
+        id=key.id,
+        name=key.name,
+        role=key.role,
+        tenant=key.tenant,
+        last_four=key.last_four,
+        created_at=key.created_at,
+    )
+
+
+def _tenant_body(tenant: Tenant) -> TenantBody:
+    return TenantBody(id=tenant.id, name=tenant.name, created_at=tenant.created_at)

@@ -1,0 +1,95 @@
+"""The FastAPI application: routes, the gatekeeper around them, and one handler per kind of error."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Depends as DependsParam
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+
+from models.errors import ModelError
+from serving.api import admin, generations, health, images, jobs, models
+from serving.api.deps import Services, bearer
+from serving.api.gatekeeper import PROTECTED_PREFIXES, Gatekeeper
+from serving.errors import AppError, BadInput, MethodNotAllowed, NotFound, Unprocessable, translate
+from serving.telemetry import get_logger
+
+log = get_logger("api")
+
+# OpenAI's routes answer 400 to a body that does not fit; ours say 422.
+OPENAI_PREFIX = "/v1/images"
+ROUTERS = (images.router, generations.router, jobs.router, models.router, admin.router, health.router)
+
+
+def build_app(services: Services) -> ASGIApp:
+    """The whole HTTP surface over the given services."""
+    app = FastAPI(
+        title="Darkroom",
+        version=version("darkroom"),
+        description="Self-hosted inference for generative media. Every generation is a job.",
+    )
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router, dependencies=_security_of(router.prefix))
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(ModelError, _model_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+    return Gatekeeper(app, keys=services.keys, settings=services.settings.api)
+
+
+def _app_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AppError)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+def _model_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ModelError)
+    return _app_error(request, translate(error))
+
+
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    message, param = describe_errors(error.errors())
+    kind = BadInput if request.url.path.startswith(OPENAI_PREFIX) else Unprocessable
+    return _app_error(request, kind(message, param=param))
+
+
+def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own: no such path, wrong method, a body that broke off."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return _app_error(request, NotFound(f"There is no {where}.", code="unknown_url"))
+    if error.status_code == 405:
+        return _app_error(request, MethodNotAllowed(f"{where} is not allowed."))
+    return _app_error(request, BadInput(str(error.detail)))
+
+
+def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    """Our bug: logged with its traceback, told without."""
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    request_id = getattr(request.state, "request_id", "unknown")
+    return _app_error(request, AppError(f"Something went wrong on our side. Request id: {request_id}."))
+
+
+def describe_errors(errors: Sequence[dict[str, object]]) -> tuple[str, str | None]:
+    """Pydantic's findings as one sentence, and the name of the first field."""
+    sentences: list[str] = []
+    first: str | None = None
+    for error in errors:
+        location = error["loc"]
+        assert isinstance(location, tuple)
+        name = ".".join(str(part) for part in location[1:]) or "body"
+        first = first or name
+        sentences.append(f"{name}: {error['msg']}")
+    return "; ".join(sentences[:5]) + ".", first
+
+
+def _security_of(prefix: str) -> list[DependsParam]:
+    """Marks protected routes in the OpenAPI page; the gatekeeper is what enforces the key."""
+    return [Depends(bearer)] if f"{prefix}/".startswith(PROTECTED_PREFIXES) else []

@@ -1,0 +1,92 @@
+"""What a route may ask for: the services of this process, and who is calling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from configs.settings import Settings
+from models.blobs import BlobStore
+from models.spec import ModelSpec
+from serving.errors import Forbidden
+from serving.jobs.job import Job
+from serving.jobs.store import JobStore
+from serving.jobs.submission import Submission
+from serving.mongo import Mongo
+from serving.tenancy.auth import Caller, KeyRing
+from serving.tenancy.tenants import Tenants
+
+OPERATOR_TENANT = "default"  # its admins run the server
+
+
+class RouterLink(Protocol):
+    """How the Api reaches a Router."""
+
+    async def drive(self, job: Job, *, timeout_s: float) -> Job | None:
+        """The job once it has ended or was put back; None when that Router does not have it or was lost."""
+        ...
+
+    def push(self, job: Job) -> None:
+        """Tells a Router of the job and does not wait; when the message is lost, a Router finds the job itself."""
+        ...
+
+    async def ready_models(self, *, timeout_s: float) -> Mapping[str, bool]:
+        """Which engines could start now. Empty when no Router answers in time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything the routes use, made once per Api process."""
+
+    settings: Settings
+    catalog: Mapping[str, ModelSpec]  # the models that this server serves
+    mongo: Mongo
+    blobs: BlobStore
+    keys: KeyRing
+    tenants: Tenants
+    store: JobStore
+    submission: Submission
+    router: RouterLink
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def caller_of(request: Request) -> Caller:
+    """Set by the gatekeeper, which lets nobody without a key through to these routes."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def operator_of(request: Request) -> Caller:
+    caller = caller_of(request)
+    if not (caller.is_admin and caller.tenant == OPERATOR_TENANT):
+        raise Forbidden(f"This needs an admin key of the tenant {OPERATOR_TENANT!r}.")
+    return caller
+
+
+def admin_of(request: Request) -> Caller:
+    caller = caller_of(request)
+    if not caller.is_admin:
+        raise Forbidden("This needs a key with role admin.")
+    return caller
+
+
+def request_id_of(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+# The scheme is there for the OpenAPI page ("Authorize"); the check itself is the gatekeeper's.
+bearer = HTTPBearer(auto_error=False, description="An API key of this server.")
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+CurrentCaller = Annotated[Caller, Depends(caller_of)]
+CurrentAdmin = Annotated[Caller, Depends(admin_of)]
+Operator = Annotated[Caller, Depends(operator_of)]
+RequestId = Annotated[str, Depends(request_id_of)]

@@ -1,0 +1,190 @@
+"""Before any route: request id, key, body size, nesting and content type; after it: one log line and the metrics.
+
+A plain ASGI middleware, so that nothing of an unauthenticated body is ever parsed.
+"""
+
+import json
+import re
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from configs.settings import ApiSettings
+from serving.errors import AppError, BadInput, NotAuthenticated, TooLarge, UnsupportedMedia
+from serving.telemetry import HTTP_REQUESTS, HTTP_SECONDS, get_logger
+from serving.tenancy.auth import KeyRing
+
+log = get_logger("api")
+
+PROTECTED_PREFIXES = ("/v1/", "/api/")
+QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+# A body over the limit is read and thrown away up to here, so that the client gets to see the answer.
+MAX_DRAINED_BYTES = 128 * 1024 * 1024
+
+
+class Gatekeeper:
+    """Wraps the FastAPI application."""
+
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, settings: ApiSettings) -> None:
+        self._app = app
+        self._keys = keys
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._admit(scope, headers, receive)
+                await self._app(scope, await self._with_body(scope, headers, receive), answer.send)
+            except AppError as error:
+                if answer.status is not None:
+                    raise
+                response = JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+                await response(scope, receive, answer.send)
+            finally:
+                self._account(scope, answer.status or 500, time.perf_counter() - started)
+
+    async def _admit(self, scope: Scope, headers: Headers, receive: Receive) -> None:
+        if not scope["path"].startswith(PROTECTED_PREFIXES):
+            return
+        try:
+            caller = await self._keys.authenticate(_bearer_key(headers))
+        except NotAuthenticated:
+            await _drain(receive)
+            raise
+        scope["state"]["caller"] = caller
+        structlog.contextvars.bind_contextvars(tenant=caller.tenant)
+
+    async def _with_body(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """Reads a JSON body whole, checks its form, and hands it on; other requests pass untouched."""
+        if scope["method"] not in {"POST", "PUT", "PATCH"} or not scope["path"].startswith(PROTECTED_PREFIXES):
+            return receive
+        body = await self._read(receive, declared=headers.get("content-length"))
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and content_type != "application/json" and not content_type.endswith("+json"):
+            named = repr(content_type[:60]) if content_type else "missing"
+            raise UnsupportedMedia(f"The content type must be application/json; it is {named}.")
+        if body:
+            check_json(body, max_depth=self._settings.max_json_depth)
+        return _replay(body, receive)
+
+    async def _read(self, receive: Receive, *, declared: str | None) -> bytes:
+        limit = self._settings.max_body_bytes
+        too_large = TooLarge(f"The body is larger than {limit} bytes.")
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            await _drain(receive)
+            raise too_large
+        chunks: list[bytes] = []
+        num_bytes = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise BadInput("The request ended before its body was complete.", code="body_incomplete")
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > limit:
+                await _drain(receive)
+                raise too_large
+            chunks.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's pattern, not the path: paths hold ids, and a label per id would never end.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        HTTP_REQUESTS.labels(scope["method"], route, str(status)).inc()
+        HTTP_SECONDS.labels(route).observe(seconds)
+        level = log.debug if scope["path"] in QUIET_PATHS else log.info
+        level("answered", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1))
+
+
+class _Answer:
+    """Sends, adds the request id, and remembers the status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+        await self._send(message)
+
+
+def check_json(body: bytes, *, max_depth: int) -> None:
+    """Refuses what is not a JSON object of moderate depth; NaN and Infinity are not JSON."""
+    if _depth(body) > max_depth:
+        raise BadInput(f"The JSON body nests deeper than {max_depth} levels.", code="json_too_deep")
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BadInput(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise BadInput("The body must be a JSON object.", code="invalid_json")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _depth(body: bytes) -> int:
+    """Deepest nesting of brackets outside strings; an upper bound where the JSON is broken."""
+    depth = deepest = 0
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', body):
+        if token[0] in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _bearer_key(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise NotAuthenticated(
+            "You didn't provide an API key. Send it in the header 'Authorization: Bearer <key>'.",
+            code="missing_api_key",
+        )
+    return key.strip()
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(12)
+
+
+async def _drain(receive: Receive) -> None:
+    num_bytes = 0
+    while num_bytes < MAX_DRAINED_BYTES:
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive() that gives the body once, then whatever the server says (such as a disconnect)."""
+    is_given = False
+
+    async def replayed() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed

@@ -1,0 +1,62 @@
+"""/health, /health/live, /health/ready and /metrics: for load balancers, operators and Prometheus. No key needed."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from models.errors import BlobError
+from serving.api.deps import Services, ServicesDep
+from serving.api.schemas import Health, Readiness
+from serving.errors import Unavailable
+from serving.telemetry import render_metrics
+
+router = APIRouter(tags=["health"])
+
+CHECK_TIMEOUT_S = 3.0
+
+
+@router.get("/health")
+@router.get("/health/live")
+async def live() -> Health:
+    """This process answers."""
+    return Health()
+
+
+@router.get("/health/ready", responses={503: {"model": Readiness}})
+async def ready(services: ServicesDep, response: Response) -> Readiness:
+    """Whether a picture could be made and kept now; otherwise 503 and what is missing."""
+    database, storage, models = await asyncio.gather(
+        _check_database(services), _check_storage(services), services.router.ready_models(timeout_s=CHECK_TIMEOUT_S)
+    )
+    missing = [problem for problem in (database, storage) if problem is not None]
+    served = {model_id: models.get(model_id, False) for model_id in services.catalog}
+    missing += [f"model {model_id} is loading" for model_id, is_ready in served.items() if not is_ready]
+    if missing:
+        response.status_code = 503
+        response.headers["Retry-After"] = "2"
+    return Readiness(status="starting" if missing else "ready", missing=missing, models=served)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics() -> Response:
+    """Prometheus text: all darkroom_* metrics of this node."""
+    return Response(await asyncio.to_thread(render_metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _check_database(services: Services) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await services.mongo.ping()
+    except (Unavailable, TimeoutError):
+        return "the job database does not answer"
+    return None
+
+
+async def _check_storage(services: Services) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await asyncio.to_thread(services.blobs.check)
+    except (BlobError, TimeoutError):
+        return "the object store does not answer"
+    return None

@@ -1,0 +1,57 @@
+"""Our own engines as a backend. Knows no Ray: a Router hands in what calls the engine replica."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from models.errors import GenerationError
+from pipelines.request import GenerationRequest, GenerationResult, Progress
+from serving.backends.base import OnProgress
+from serving.errors import BackendLost
+
+READY_TIMEOUT_S = 2.0
+
+
+class EngineFailure:
+    """A request's own failure, as it crosses the process border: plain text, no traceback of ours."""
+
+    __slots__ = ("code", "message")
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+
+
+EngineMessage = Progress | GenerationResult | EngineFailure
+
+
+class EngineLink(Protocol):
+    """How to reach the engine of one model. Raises BackendLost when its process is gone."""
+
+    def generate(self, job_id: str, request: GenerationRequest) -> AsyncIterator[EngineMessage]: ...
+
+    async def is_ready(self, *, timeout_s: float) -> bool: ...
+
+
+class EngineBackend:
+    """One local model, served by one or more replicas of our engine."""
+
+    is_local = True
+
+    def __init__(self, model_id: str, link: EngineLink) -> None:
+        self.id = f"engine:{model_id}"
+        self.model_ids = frozenset({model_id})
+        self._link = link
+
+    async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
+        async for message in self._link.generate(job_id, request):
+            if isinstance(message, GenerationResult):
+                return message
+            if isinstance(message, EngineFailure):
+                failure = GenerationError(message.message)
+                failure.code = message.code
+                raise failure
+            await on_progress(message)
+        raise BackendLost(f"{self.id} ended its answer without a result")
+
+    async def is_ready(self) -> bool:
+        return await self._link.is_ready(timeout_s=READY_TIMEOUT_S)

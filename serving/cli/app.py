@@ -1,0 +1,277 @@
+"""The commands and their options. Each parses, calls and shows; what goes wrong becomes one line on stderr."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec
+
+import httpx
+import typer
+
+from configs.settings import SettingsError
+from models.errors import CatalogError, UnknownModel
+from serving.cli.client import Client, ClientError, find_connection, segment
+from serving.cli.pictures import PictureOrder, StillRunning, make_pictures
+from serving.cli.render import describe, job_progress, say, show_fields, show_table, when
+from serving.cli.serve import PICTURES_DIR, build_settings, first_picture
+from serving.embedded import supervisor
+
+P = ParamSpec("P")
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="DARKROOM_URL", help="Address of the API; default: this machine's.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar="DARKROOM_API_KEY",
+        show_envvar=True,
+        help="API key; default: the admin key in the state folder.",
+    ),
+]
+
+app = typer.Typer(
+    name="darkroom",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Self-hosted inference for generative media.",
+    pretty_exceptions_show_locals=False,  # locals hold keys
+)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
+tenants_app = typer.Typer(no_args_is_help=True, help="Tenants (needs an admin key).")
+app.add_typer(keys_app, name="keys")
+app.add_typer(tenants_app, name="tenants")
+
+
+def main() -> None:
+    """Entry point of the `darkroom` command."""
+    app()
+
+
+def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """What was foreseen is told in one line, with its exit code; anything else is a bug and keeps its trace."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (SettingsError, CatalogError, UnknownModel) as error:
+            say(str(error))
+            raise typer.Exit(EXIT_USAGE) from error
+        except StillRunning as error:
+            say(str(error))
+            raise typer.Exit(
+                EXIT_INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else EXIT_FAILED
+            ) from error
+        except ClientError as error:
+            say(str(error))
+            raise typer.Exit(EXIT_FAILED) from error
+
+    return wrapper
+
+
+def connect(ctx: typer.Context, url: str | None, key: str | None) -> Client:
+    """The client for this call; tests hand their transport over as the context's object."""
+    transport = ctx.obj if isinstance(ctx.obj, httpx.BaseTransport) else None
+    return Client(find_connection(url, key), transport=transport)
+
+
+@app.command()
+@tells_errors
+def serve(
+    model: Annotated[list[str] | None, typer.Option(help="Catalogue id to serve; repeat for more.")] = None,
+    model_dir: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=FOLDER", help="Load a model from a local diffusers folder.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML over the defaults, such as configs/gpu.yaml.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Databases, keys and caches.")] = None,
+    first: Annotated[
+        str | None, typer.Option("--first-picture", metavar="PROMPT", help="Make this picture once ready.")
+    ] = None,
+) -> None:
+    """Start Darkroom and all it needs; Ctrl-C ends it."""
+    settings = build_settings(
+        models=model or (), model_dirs=model_dir or (), config=config, host=host, port=port, state_dir=state_dir
+    )
+    picture = first_picture(settings, first) if first else None
+    raise typer.Exit(supervisor.run(settings, first_picture=picture))
+
+
+@app.command()
+@tells_errors
+def generate(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    model: Annotated[str | None, typer.Option(help="Model id; see `darkroom models`.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Such as 512x512.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to keep out of the picture.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="How many pictures.")] = None,
+    output_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None, typer.Option("--format", help="File format.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = PICTURES_DIR,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for the job.")] = 1800.0,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make pictures; prints the path of each."""
+    if guidance is not None and not math.isfinite(guidance):
+        raise typer.BadParameter(f"{guidance} is not a number to guide by", param_hint="--guidance")
+    order = PictureOrder(
+        prompt=prompt,
+        model=model,
+        size=size,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        negative_prompt=negative,
+        n=n,
+        output_format=output_format,
+    )
+    with connect(ctx, url, key) as client, job_progress() as watch:
+        paths = make_pictures(client, order, out=out, timeout_s=timeout_s, watch=watch)
+    for path in paths:
+        typer.echo(str(path))
+
+
+@app.command()
+@tells_errors
+def models(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
+    """The models this server can use."""
+    with connect(ctx, url, key) as client:
+        data = client.get("/v1/models")["data"]
+    rows = [(m["id"], m.get("kind"), m.get("family"), m.get("ready"), m.get("owned_by")) for m in data]
+    show_table(("id", "kind", "family", "ready", "owned by"), rows, empty="This server has no models.")
+
+
+@app.command()
+@tells_errors
+def jobs(
+    ctx: typer.Context,
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One job in full; none: the newest.")] = None,
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Recent jobs, or one of them."""
+    with connect(ctx, url, key) as client:
+        if job_id is None:
+            data = client.get("/v1/jobs", status=status, limit=limit)["data"]
+            rows = [_job_row(job) for job in data]
+            show_table(("id", "status", "%", "kind", "model", "created", "prompt"), rows, empty="No jobs.")
+        else:
+            show_fields(_job_fields(client.get(f"/v1/jobs/{segment(job_id)}")))
+
+
+@keys_app.command("list")
+@tells_errors
+def list_keys(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
+    """All API keys of the tenant; of each key only its last four characters are known."""
+    with connect(ctx, url, key) as client:
+        data = client.get("/v1/admin/keys")["data"]
+    rows = [
+        (
+            k["id"],
+            k.get("name"),
+            k.get("role"),
+            k.get("tenant"),
+            f"…{k.get('last_four', '')}",
+            when(k.get("created_at")),
+        )
+        for k in data
+    ]
+    show_table(("id", "name", "role", "tenant", "key", "created"), rows, empty="No keys.")
+
+
+@keys_app.command("create")
+@tells_errors
+def create_key(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    role: Annotated[Literal["member", "admin"], typer.Option(help="admin may manage keys and tenants.")] = "member",
+    tenant: Annotated[str | None, typer.Option(help="Whose key; default: the tenant of your own key.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make an API key; it is printed once, alone on stdout, and cannot be shown again."""
+    body = {"name": name, "role": role} | ({"tenant": tenant} if tenant else {})
+    with connect(ctx, url, key) as client:
+        made = client.post("/v1/admin/keys", body)
+    say(f"Key {made['id']} ({made['role']} of tenant {made['tenant']}). Keep it: it cannot be shown again.")
+    typer.echo(str(made["key"]))
+
+
+@keys_app.command("revoke")
+@tells_errors
+def revoke_key(
+    ctx: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom keys list` shows it.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """End an API key."""
+    with connect(ctx, url, key) as client:
+        client.delete(f"/v1/admin/keys/{segment(key_id)}")
+    say(f"Key {key_id} is revoked.")
+
+
+@tenants_app.command("list")
+@tells_errors
+def list_tenants(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
+    """All tenants."""
+    with connect(ctx, url, key) as client:
+        data = client.get("/v1/admin/tenants")["data"]
+    rows = [(t["id"], t.get("name"), when(t.get("created_at"))) for t in data]
+    show_table(("id", "name", "created"), rows, empty="No tenants.")
+
+
+@tenants_app.command("create")
+@tells_errors
+def create_tenant(
+    ctx: typer.Context,
+    tenant_id: Annotated[str, typer.Argument(metavar="ID", help="Short name; part of every object's path.")],
+    name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make a tenant; give it a key with `darkroom keys create NAME --tenant ID`."""
+    body = {"id": tenant_id} | ({"name": name} if name else {})
+    with connect(ctx, url, key) as client:
+        made = client.post("/v1/admin/tenants", body)
+    typer.echo(str(made["id"]))
+
+
+def _job_row(job: dict[str, Any]) -> tuple[object, ...]:
+    prompt = str((job.get("request") or {}).get("prompt", ""))
+    return (
+        job["id"],
+        describe(job),
+        job.get("progress"),
+        job.get("kind"),
+        job.get("model"),
+        when(job.get("created_at")),
+        prompt if len(prompt) <= 60 else prompt[:59] + "…",
+    )
+
+
+def _job_fields(job: dict[str, Any]) -> dict[str, object]:
+    """The job flattened to what a person asks about; the request's own fields follow."""
+    error = job.get("error") or {}
+    images = (job.get("result") or {}).get("images", [])
+    fields: dict[str, object] = {name: job.get(name) for name in ("id", "kind", "status", "progress", "queue_position")}
+    fields |= {name: when(job.get(name)) for name in ("created_at", "started_at", "finished_at")}
+    fields |= {name: job.get(name) for name in ("attempts", "priority", "model", "backend")}
+    fields["error"] = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
+    fields |= {f"request.{name}": value for name, value in (job.get("request") or {}).items()}
+    fields |= {f"image.{number}": image.get("url") for number, image in enumerate(images, 1)}
+    return fields

@@ -1,0 +1,205 @@
+"""A small client of Darkroom's HTTP API: where it is, which key opens it, and every refusal as a sentence."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from configs.settings import Settings, SettingsError, load_settings
+
+REQUEST_TIMEOUT_S = 30.0
+DOWNLOAD_TIMEOUT_S = 120.0
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+NO_KEY_HELP = "Pass --key or set DARKROOM_API_KEY; on the server's own machine the key is in {path}."
+
+
+class ClientError(Exception):
+    """What the user is told, in full; the command then ends with exit code 1."""
+
+
+class Unreachable(ClientError):
+    """Nobody answered: refused, cut off, or too slow."""
+
+
+class Refused(ClientError):
+    """The server answered with an error."""
+
+    def __init__(self, message: str, *, status: int, code: str | None) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Address of the API and the key for it; `key_help` says what to do when the key is missing or wrong."""
+
+    url: str
+    key: str | None = field(repr=False)
+    key_help: str
+
+
+def find_connection(url: str | None, key: str | None, *, env: Mapping[str, str] | None = None) -> Connection:
+    """Explicit values first, then what this machine's settings say; raises SettingsError when those are broken."""
+    try:
+        settings = load_settings(env)
+    except SettingsError:
+        # Whoever names address and key needs no local settings, so broken ones must not stand in the way.
+        if url and key:
+            return Connection(url.rstrip("/"), key, "The key came from --key or DARKROOM_API_KEY.")
+        raise
+    chosen_url = (url or settings.public_url).rstrip("/")
+    if not _is_address(chosen_url):
+        raise ClientError(f"{chosen_url!r} is not an address; it should look like http://127.0.0.1:8000")
+    if key:
+        return Connection(chosen_url, key, "The key came from --key or DARKROOM_API_KEY.")
+    help_text = NO_KEY_HELP.format(path=settings.state_dir / "admin-key")
+    # The admin key of this machine's server must not travel to whatever address was typed.
+    is_ours = chosen_url == settings.public_url or urlsplit(chosen_url).hostname in LOOPBACK_HOSTS
+    return Connection(chosen_url, admin_key(settings) if is_ours else None, help_text)
+
+
+def admin_key(settings: Settings) -> str | None:
+    """The first admin key of this machine's server, where this user may read it."""
+    if settings.admin_key is not None:
+        return settings.admin_key.get_secret_value()
+    try:
+        return (settings.state_dir / "admin-key").read_text("ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+class Client:
+    """Calls the API and gives parsed JSON, or raises ClientError. Every call has a time limit."""
+
+    def __init__(self, connection: Connection, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.connection = connection
+        self._transport = transport
+        self._http = self._open(connection.url, timeout_s=REQUEST_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
+        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", path, body=body)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._call("DELETE", path)
+
+    def download(self, url: str) -> bytes:
+        """A pre-signed URL's bytes. Sent without our key: the store refuses two kinds of credentials, and is not us."""
+        try:
+            with self._open(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http:
+                reply = http.get(url)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"The picture could not be fetched from {_origin(url)}: {error}.") from error
+        if reply.status_code != httpx.codes.OK:
+            raise Refused(
+                f"The object store at {_origin(url)} answered {reply.status_code} for the picture.",
+                status=reply.status_code,
+                code=None,
+            )
+        return reply.content
+
+    def _open(self, url: str, *, timeout_s: float) -> httpx.Client:
+        # A proxy from the environment cannot reach a server on this machine.
+        is_local = urlsplit(url).hostname in LOOPBACK_HOSTS
+        return httpx.Client(timeout=timeout_s, transport=self._transport, trust_env=not is_local)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        base, key = self.connection.url, self.connection.key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            request = self._http.build_request(method, base + path, params=params, json=body, headers=headers)
+        except ValueError as error:
+            # NaN is no JSON, and argument bytes that are no UTF-8 cannot be sent.
+            raise ClientError(f"The request cannot be sent: {error}.") from error
+        try:
+            reply = self._http.send(request)
+        except httpx.TimeoutException as error:
+            raise Unreachable(f"{base} did not answer within {REQUEST_TIMEOUT_S:.0f} s.") from error
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"No Darkroom answers at {base} ({error}). Start one with `darkroom serve`, "
+                "or name another with --url or DARKROOM_URL."
+            ) from error
+        if reply.is_success:
+            return _parse(reply, base)
+        raise self._refusal(reply)
+
+    def _refusal(self, reply: httpx.Response) -> Refused:
+        message, code = _error_of(reply)
+        where = self.connection.url
+        retry_after_s = reply.headers.get("Retry-After")
+        again = f" Try again in {retry_after_s} s." if retry_after_s else " Try again in a moment."
+        match reply.status_code:
+            case 401 if not self.connection.key:
+                text = f"{where} wants an API key, and there is none. {self.connection.key_help}"
+            case 401:
+                text = f"{where} does not accept the API key: {message} {self.connection.key_help}"
+            case 403:
+                text = f"This key may not do that: {message}"
+            case 404 if code is None:
+                text = f"{where} knows no such address: is that a Darkroom, and as new as this command? {message}"
+            case 429:
+                text = f"Darkroom takes no more for now: {message}{again}"
+            case 503:
+                text = f"Darkroom is not ready: {message}{again} {where}/health/ready says what is missing."
+            case _:
+                text = message
+        return Refused(text, status=reply.status_code, code=code)
+
+
+def segment(text: str) -> str:
+    """An id as one path segment, whatever was typed."""
+    return quote(text, safe="")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host) and (parsed.port or 0) <= 65_535
+
+
+def _parse(reply: httpx.Response, base: str) -> dict[str, Any]:
+    try:
+        parsed = reply.json()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ClientError(f"{base} does not speak Darkroom's API: {_origin(str(reply.url))} sent no JSON object.")
+    return parsed
+
+
+def _error_of(reply: httpx.Response) -> tuple[str, str | None]:
+    """The message and code of an OpenAI-shaped error body; anything else is quoted shortly, without a code."""
+    try:
+        error = reply.json()["error"]
+        return str(error["message"]), str(error.get("code") or error.get("type") or "error")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"HTTP {reply.status_code} from {reply.request.url}: {reply.text[:200].strip() or 'empty body'}", None
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

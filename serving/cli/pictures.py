@@ -1,0 +1,131 @@
+"""From a prompt to picture files: submit, follow, download, save. `generate` and the first picture share it."""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.cli.client import Client, ClientError, Refused, Unreachable
+
+POLL_MIN_S, POLL_MAX_S = 0.1, 1.0
+LOST_S = 60.0  # how long a server that went away may take to come back while we follow a job
+MAX_SLUG_CHARS = 48
+ENDED = {"succeeded", "failed", "cancelled"}
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+
+JobWatcher = Callable[[Mapping[str, Any]], None]
+
+
+class JobFailed(ClientError):
+    """The job ended without pictures."""
+
+
+class StillRunning(ClientError):
+    """We stopped waiting; the job did not stop."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(f"{why} The job goes on; look at it with: darkroom jobs {job_id}")
+        self.job_id = job_id
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOrder:
+    """What to make; None leaves the choice to the server."""
+
+    prompt: str
+    model: str | None = None
+    size: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    n: int | None = None
+    output_format: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def make_pictures(client: Client, order: PictureOrder, *, out: Path, timeout_s: float, watch: JobWatcher) -> list[Path]:
+    """The whole way; `watch` sees the job whenever it was looked at. Raises ClientError, StillRunning on Ctrl-C."""
+    accepted = client.post("/v1/generate/image", order.body())
+    job_id = str(accepted["id"])
+    try:
+        job = follow(client, accepted, timeout_s=timeout_s, watch=watch)
+    except KeyboardInterrupt as interrupt:
+        raise StillRunning(job_id, "Stopped waiting.") from interrupt
+    if job["status"] != "succeeded":
+        error = job.get("error") or {}
+        reason = error.get("message") or "no reason was given"
+        raise JobFailed(f"Job {job_id} {job['status']}: {reason}" + (f" ({error['code']})" if "code" in error else ""))
+    return [_keep(client, image, prompt=order.prompt, out=out) for image in job["result"]["images"]]
+
+
+def follow(client: Client, job: Mapping[str, Any], *, timeout_s: float, watch: JobWatcher) -> Mapping[str, Any]:
+    """The job once it ended. A server that is away for a while is waited for: jobs outlive it."""
+    job_id = str(job["id"])
+    deadline = time.monotonic() + timeout_s
+    last_seen = time.monotonic()
+    pause_s = POLL_MIN_S
+    watch(job)
+    while job["status"] not in ENDED:
+        now = time.monotonic()
+        if now >= deadline:
+            raise StillRunning(job_id, f"Waited {timeout_s:.0f} s.")
+        time.sleep(min(pause_s, deadline - now))
+        pause_s = min(POLL_MAX_S, pause_s * 1.3)
+        try:
+            job = client.get(f"/v1/jobs/{job_id}")
+        except (Unreachable, Refused) as error:
+            if not _may_pass(error) or time.monotonic() - last_seen > LOST_S:
+                raise StillRunning(job_id, str(error)) from error
+            continue
+        last_seen = time.monotonic()
+        watch(job)
+    return job
+
+
+def _may_pass(error: Unreachable | Refused) -> bool:
+    # While a server restarts its proxy answers 404 without our error body, and 5xx: neither is a verdict on the job.
+    if isinstance(error, Unreachable):
+        return True
+    return error.status in {429, 500, 502, 503, 504} or (error.status == 404 and error.code is None)
+
+
+def _keep(client: Client, image: Mapping[str, Any], *, prompt: str, out: Path) -> Path:
+    data = client.download(str(image["url"]))
+    expected = image.get("sha256")
+    if expected and hashlib.sha256(data).hexdigest() != expected:
+        raise ClientError(f"The picture arrived damaged: {len(data)} bytes that do not have the hash {expected}.")
+    suffix = SUFFIXES.get(str(image.get("content_type")), ".png")
+    return save_new(out, f"{slug(prompt)}-{image['seed']}", suffix, data)
+
+
+def slug(prompt: str) -> str:
+    """A file name's worth of the prompt: letters and digits of any script, joined by dashes."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    # Names are limited in bytes, and a letter may take four of them.
+    short = words.encode()[: MAX_SLUG_CHARS * 2].decode(errors="ignore")[:MAX_SLUG_CHARS]
+    return short.strip("-") or "picture"
+
+
+def save_new(folder: Path, stem: str, suffix: str, data: bytes) -> Path:
+    """Writes under the first free of stem.png, stem-2.png, stem-3.png …; what is there stays as it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
+            try:
+                with path.open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                number += 1
+                continue
+            return path
+    except OSError as error:
+        raise ClientError(f"The picture cannot be saved in {folder}: {error}") from error

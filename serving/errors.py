@@ -1,0 +1,118 @@
+"""The error tree: every expected refusal carries its HTTP status and OpenAI's error fields. Knows no framework.
+
+AppError
+├─ BadInput 400 ├─ UnknownField 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404 ├─ Conflict 409
+├─ TooLarge 413 ├─ UnsupportedMedia 415 ├─ TooManyRequests 429 └─ Unavailable 503 ─ JobFailed 500
+"""
+
+from models.errors import ModelError, UnknownModel
+
+
+class AppError(Exception):
+    """An answer to the caller that is not a success; `message` is safe to show."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class BadInput(AppError):
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class Unprocessable(BadInput):
+    """The native routes' word for a body that does not fit its schema."""
+
+    status = 422
+
+
+class NotAuthenticated(AppError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(AppError):
+    status, type, code = 403, "invalid_request_error", "forbidden"
+
+
+class NotFound(AppError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(AppError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class Conflict(AppError):
+    status, type, code = 409, "invalid_request_error", "conflict"
+
+
+class TooLarge(AppError):
+    status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class UnsupportedMedia(AppError):
+    status, type, code = 415, "invalid_request_error", "unsupported_content_type"
+
+
+class TooManyRequests(AppError):
+    status, type, code = 429, "rate_limit_error", "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class Unavailable(AppError):
+    status, type, code = 503, "server_error", "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 5, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class JobFailed(AppError):
+    """The job behind a synchronous call ended in failure; `code` is the job's own."""
+
+    status, type, code = 500, "server_error", "job_failed"
+
+
+class BackendLost(Exception):
+    """A backend died or went away before it answered; the job is not at fault and may run again."""
+
+
+class LeaseLost(Exception):
+    """Another Router owns the job now; whoever raises this must stop and write nothing more."""
+
+
+def translate(error: ModelError) -> AppError:
+    """Errors of the rooms below as answers to the caller."""
+    if isinstance(error, UnknownModel):
+        return NotFound(str(error), param="model", code="model_not_found")
+    return AppError("The server could not complete the request.", code=type(error).__name__)

@@ -1,0 +1,184 @@
+"""The back half of a job: claim → choose → make → keep → end, under a lease that is renewed meanwhile.
+
+Knows no HTTP and no Ray. One Driver serves a whole Router; drive() may run for many jobs at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from functools import partial
+
+import structlog
+
+from configs.settings import JobSettings
+from models.blobs import BlobStore
+from models.errors import BlobError, GenerationError
+from pipelines.request import CONTENT_TYPES, GeneratedImage, GenerationResult, Progress
+from serving.backends.base import Backend
+from serving.errors import BackendLost, LeaseLost, Unavailable
+from serving.jobs.job import Job, JobError, JobResult, StoredImage
+from serving.jobs.routing import BackendState, choose_backend
+from serving.jobs.store import JobStore
+from serving.telemetry import (
+    ENGINE_SECONDS,
+    ENGINE_WAIT_SECONDS,
+    IMAGES_MADE,
+    JOB_SECONDS,
+    JOBS_DRIVEN,
+    JOBS_ENDED,
+    JOBS_TAKEN_OVER,
+    KEEP_SECONDS,
+    get_logger,
+)
+
+log = get_logger("driver")
+
+
+class Driver:
+    """Drives jobs to their end with the backends it was given."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        blobs: BlobStore,
+        backends: Mapping[str, Backend],
+        *,
+        settings: JobSettings,
+        owner: str,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._backends = backends
+        self._settings = settings
+        self._owner = owner
+        self._num_driven = dict.fromkeys(backends, 0)
+
+    async def drive(self, job_id: str, *, taken_at: float) -> Job | None:
+        """Claims and runs one job; its last known state, or None when somebody else has it.
+
+        `taken_at` is the time.time() at which this Router took it on: from there to the engine counts as waiting.
+        """
+        job = await self._store.claim(job_id, owner=self._owner)
+        if job is None:
+            return None
+        with structlog.contextvars.bound_contextvars(job_id=job.id, tenant=job.tenant, request_id=job.request_id):
+            if job.attempts > 1:
+                JOBS_TAKEN_OVER.inc()
+            waited_s = max(0.0, time.time() - taken_at)
+            log.info("job claimed", model=job.model_id, attempt=job.attempts)
+            JOBS_DRIVEN.inc()
+            try:
+                ended = await self._under_lease(job, self._run(job, waited_s))
+            except LeaseLost as error:
+                log.warning("lease lost", reason=str(error))
+                return None
+            except TimeoutError:
+                ended = await self._fail(job, "deadline", f"Not finished after {self._settings.run_deadline_s:.0f} s.")
+            finally:
+                JOBS_DRIVEN.dec()
+            if ended.is_final:
+                JOBS_ENDED.labels(job.kind, job.model_id, ended.status).inc()
+                JOB_SECONDS.labels(job.kind, job.model_id).observe(time.time() - job.created_at)
+            log.info("job ended" if ended.is_final else "job put back", status=ended.status)
+            return ended
+
+    async def _run(self, job: Job, waited_s: float) -> Job:
+        if job.attempts > self._settings.max_attempts:
+            lost = f"Given up after {self._settings.max_attempts} attempts; each lost its worker."
+            return await self._fail(job, "attempts_exhausted", lost)
+        try:
+            backend = self._choose(job)
+            made = await self._make(job, backend)
+            result = await self._keep(job, made, waited_s)
+            return await self._store.succeed(job, result, backend=backend.id)
+        except GenerationError as error:
+            return await self._fail(job, error.code, str(error))
+        except (BackendLost, BlobError, Unavailable) as error:
+            log.warning("backend or storage lost", reason=str(error))
+            return await self._store.put_back(job)
+
+    def _choose(self, job: Job) -> Backend:
+        states = [
+            BackendState(
+                id=backend.id,
+                model_ids=backend.model_ids,
+                is_local=backend.is_local,
+                num_driven=self._num_driven[backend.id],
+            )
+            for backend in self._backends.values()
+        ]
+        choice = choose_backend(job.model_id, states)
+        log.debug("backend chosen", backend=choice.backend_id, reasons=choice.reasons)
+        if choice.backend_id is None:
+            raise GenerationError(f"No backend can make this: {'; '.join(choice.reasons)}")
+        return self._backends[choice.backend_id]
+
+    async def _make(self, job: Job, backend: Backend) -> GenerationResult:
+        next_write_at = 0.0
+
+        async def on_progress(progress: Progress) -> None:
+            nonlocal next_write_at
+            if (now := time.monotonic()) >= next_write_at:
+                next_write_at = now + self._settings.progress_write_s
+                await self._store.write_progress(
+                    job, step=progress.step, steps=progress.steps, progress=progress.percent
+                )
+
+        self._num_driven[backend.id] += 1
+        try:
+            made = await backend.make(job.id, job.request, on_progress=on_progress)
+        finally:
+            self._num_driven[backend.id] -= 1
+        ENGINE_SECONDS.labels(job.model_id).observe(made.engine_s)
+        IMAGES_MADE.labels(job.model_id).inc(len(made.images))
+        return made
+
+    async def _keep(self, job: Job, made: GenerationResult, waited_s: float) -> JobResult:
+        ENGINE_WAIT_SECONDS.labels(job.model_id).observe(waited_s + made.waited_s)
+        with KEEP_SECONDS.time():
+            images = await asyncio.gather(*(self._put(job, i, image) for i, image in enumerate(made.images)))
+        return JobResult(images=tuple(images), engine_s=made.engine_s, waited_s=waited_s + made.waited_s)
+
+    async def _put(self, job: Job, index: int, image: GeneratedImage) -> StoredImage:
+        extension = next(name for name, kind in CONTENT_TYPES.items() if kind == image.content_type)
+        # The fence in the key: what a worker that lost its lease still uploads overwrites nothing.
+        key = f"{job.output_prefix}{job.fence}-{index}.{extension}"
+        await asyncio.to_thread(partial(self._blobs.put, key, image.data, content_type=image.content_type))
+        return StoredImage(
+            key=key,
+            content_type=image.content_type,
+            num_bytes=len(image.data),
+            sha256=image.sha256,
+            width_px=image.width_px,
+            height_px=image.height_px,
+            seed=image.seed,
+        )
+
+    async def _fail(self, job: Job, code: str, message: str) -> Job:
+        log.warning("job failed", code=code, reason=message)
+        return await self._store.fail(job, JobError(code=code, message=message))
+
+    async def _under_lease(self, job: Job, work: Coroutine[None, None, Job]) -> Job:
+        """Renews the lease while `work` runs. Ends it with LeaseLost, or with TimeoutError at the run deadline."""
+        running, beating = asyncio.create_task(work), asyncio.create_task(self._beat(job))
+        try:
+            deadline_s = self._settings.run_deadline_s
+            await asyncio.wait({running, beating}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            if beating.done():
+                beating.result()  # raises: a heartbeat only ever ends by losing the lease
+            raise TimeoutError
+        finally:
+            running.cancel()
+            beating.cancel()
+            await asyncio.gather(running, beating, return_exceptions=True)
+
+    async def _beat(self, job: Job) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            try:
+                await self._store.renew(job)
+            except Unavailable as error:
+                # The database is away. Whether we still own the job shows at the next beat or at the final write.
+                log.warning("heartbeat not written", reason=error.message)

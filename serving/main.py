@@ -1,0 +1,132 @@
+"""The composition root: settings → objects → the Ray Serve application. Run as `python -m serving.main` to deploy.
+
+Needs a running Ray (RAY_ADDRESS) and set MongoDB and S3 addresses; `darkroom serve` provides all three.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from configs.settings import Settings, load_settings
+from models.blobs import BlobStore
+from models.catalog import get_model, load_catalog
+from models.spec import ModelSpec
+from serving.api.deps import OPERATOR_TENANT
+from serving.mongo import Mongo
+from serving.replicas.api import Api
+from serving.replicas.engine import Engine
+from serving.replicas.router import Router
+from serving.telemetry import METRICS_DIR_ENV, configure_logging, get_logger
+from serving.tenancy.auth import KeyRing
+from serving.tenancy.tenants import Tenants
+
+log = get_logger("main")
+
+APP_NAME = "darkroom"
+# Bookkeeping shares of a node, small for processes that mostly wait.
+LIGHT_CPUS = 0.1
+ENGINE_MAX_ONGOING = 64
+ROUTER_MAX_ONGOING = 10_000
+GRACE_S = 5.0
+
+
+def served_models(settings: Settings) -> dict[str, ModelSpec]:
+    """The enabled part of the catalogue, the default model first. Raises UnknownModel."""
+    catalog = load_catalog()
+    ids = [settings.default_image_model, *(i for i in settings.models.enabled if i != settings.default_image_model)]
+    return {model_id: get_model(catalog, model_id) for model_id in ids}
+
+
+def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: float) -> serve.Application:
+    """Api over Router over one Engine per model. `num_gpus` is what the cluster has."""
+    engines = {
+        spec.id: serve.deployment(
+            Engine,
+            name=f"Engine:{spec.id}",
+            max_ongoing_requests=ENGINE_MAX_ONGOING,
+            max_queued_requests=ENGINE_MAX_ONGOING,
+            graceful_shutdown_timeout_s=GRACE_S,
+            ray_actor_options=_actor_options(settings, spec=spec, num_gpus=num_gpus),
+        ).bind(settings, spec)
+        for spec in models.values()
+    }
+    router = serve.deployment(
+        Router,
+        name="Router",
+        num_replicas=settings.router.num_replicas,
+        max_ongoing_requests=ROUTER_MAX_ONGOING,
+        max_queued_requests=ROUTER_MAX_ONGOING,
+        graceful_shutdown_timeout_s=GRACE_S,
+        ray_actor_options=_actor_options(settings),
+    ).bind(settings, engines)
+    return serve.deployment(
+        Api,
+        name="Api",
+        num_replicas=settings.api.num_replicas,
+        max_ongoing_requests=settings.api.max_ongoing_requests,
+        graceful_shutdown_timeout_s=GRACE_S,
+        ray_actor_options=_actor_options(settings),
+    ).bind(settings, dict(models), router)
+
+
+def _actor_options(settings: Settings, *, spec: ModelSpec | None = None, num_gpus: float = 0.0) -> dict[str, Any]:
+    env = {METRICS_DIR_ENV: os.environ[METRICS_DIR_ENV]} if METRICS_DIR_ENV in os.environ else {}
+    options: dict[str, Any] = {"num_cpus": LIGHT_CPUS, "runtime_env": {"env_vars": env}}
+    if spec is not None:
+        wants_gpu = settings.models.device == "cuda" or (settings.models.device == "auto" and num_gpus > 0)
+        options["num_cpus"] = 1
+        options["num_gpus"] = spec.memory.num_gpus if wants_gpu else 0
+    return options
+
+
+async def prepare_storage(settings: Settings) -> None:
+    """Indexes, bucket, the operator's tenant and its first admin key. Idempotent."""
+    mongo = Mongo(settings.mongo)
+    try:
+        await mongo.make_indexes()
+        await asyncio.to_thread(BlobStore.from_settings(settings.s3).ensure_bucket)
+        await Tenants(mongo).ensure(OPERATOR_TENANT)
+        if settings.admin_key is not None:
+            await KeyRing(mongo).ensure_bootstrap(OPERATOR_TENANT, settings.admin_key.get_secret_value())
+    finally:
+        await mongo.close()
+
+
+def deploy(settings: Settings) -> DeploymentHandle:
+    """Starts or updates the application on the Ray that RAY_ADDRESS names; returns when it runs."""
+    models = served_models(settings)
+    asyncio.run(prepare_storage(settings))
+    ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), namespace=APP_NAME, log_to_driver=False)
+    serve.start(
+        proxy_location="EveryNode",
+        http_options=HTTPOptions(host=settings.host, port=settings.port),
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    num_gpus = float(ray.cluster_resources().get("GPU", 0.0))
+    log.info("deploying", models=list(models), gpus=num_gpus)
+    return serve.run(
+        build(settings, models, num_gpus=num_gpus),
+        name=APP_NAME,
+        route_prefix="/",
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+
+
+def main() -> int:
+    settings = load_settings()
+    configure_logging(settings.log, component="deploy", log_dir=settings.state_dir / "logs")
+    deploy(settings)
+    log.info("deployed", url=settings.public_url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The one gate to MongoDB: every query of a tenant's data carries the tenant. The only pymongo import.
+
+Operations keep to the subset that the embedded server and MongoDB share (docs/decisions.md), stated in
+tests/serving/test_mongo_contract.py. Times are numbers (Unix seconds), booleans are read through bool(),
+find_one_and_update never upserts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from configs.settings import MongoSettings
+from serving.errors import Conflict, Unavailable
+
+Document = dict[str, Any]
+Filter = Mapping[str, Any]
+Sort = Sequence[tuple[str, int]]  # 1 ascending, -1 descending
+CollectionName = Literal["jobs", "tenants", "api_keys"]
+# Why a query may look past one tenant. A new reason is a decision: add it here, and to the test that lists them.
+Reason = Literal["authenticate", "drive_jobs", "count_queue", "operate_server"]
+
+INDEXES: dict[CollectionName, tuple[Sort, ...]] = {
+    "jobs": (
+        (("tenant", ASCENDING), ("created_at", DESCENDING)),
+        (("tenant", ASCENDING), ("status", ASCENDING), ("created_at", DESCENDING)),
+        (("status", ASCENDING), ("priority_rank", ASCENDING), ("created_at", ASCENDING)),
+        (("status", ASCENDING), ("lease_until", ASCENDING)),
+    ),
+    "tenants": (),
+    "api_keys": ((("tenant", ASCENDING), ("created_at", DESCENDING)),),
+}
+
+
+class Collection:
+    """One collection seen through a fixed filter: a tenant's own documents, or all for a stated reason."""
+
+    def __init__(self, collection: AsyncCollection[Document], scope: Filter) -> None:
+        self._collection = collection
+        self._scope = dict(scope)
+
+    async def insert(self, document: Document) -> None:
+        """Raises Conflict when `_id` exists."""
+        if any(document.get(key, value) != value for key, value in self._scope.items()):
+            raise AssertionError("a document of another tenant must not pass this gate")
+        try:
+            await self._collection.insert_one({**document, **self._scope})
+        except DuplicateKeyError as error:
+            raise Conflict(f"{document.get('_id')!r} exists already.") from error
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    async def find_one(self, query: Filter) -> Document | None:
+        try:
+            return await self._collection.find_one(self._scoped(query))
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    async def find(self, query: Filter, *, sort: Sort, limit: int) -> list[Document]:
+        try:
+            return await self._collection.find(self._scoped(query)).sort(list(sort)).limit(limit).to_list(limit)
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    async def update_one(self, query: Filter, update: Filter) -> bool:
+        """True when a document matched."""
+        try:
+            outcome = await self._collection.update_one(self._scoped(query), update)
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+        return outcome.matched_count == 1
+
+    async def find_one_and_update(self, query: Filter, update: Filter, *, sort: Sort | None = None) -> Document | None:
+        """The document after the update, or None when nothing matched. One atomic step: claims rest on it."""
+        try:
+            document: Document | None = await self._collection.find_one_and_update(
+                self._scoped(query), update, sort=list(sort) if sort else None, return_document=ReturnDocument.AFTER
+            )
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+        return document
+
+    async def delete_one(self, query: Filter) -> bool:
+        try:
+            outcome = await self._collection.delete_one(self._scoped(query))
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+        return outcome.deleted_count == 1
+
+    async def count(self, query: Filter) -> int:
+        try:
+            return await self._collection.count_documents(self._scoped(query))
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    def _scoped(self, query: Filter) -> Document:
+        clash = [key for key, value in self._scope.items() if query.get(key, value) != value]
+        if clash:
+            raise AssertionError(f"the query names another {clash[0]} than its gate")
+        return {**query, **self._scope}
+
+
+class Mongo:
+    """A connection and its two doors. Blocking nothing: all calls are coroutines of the loop that first used it."""
+
+    def __init__(self, settings: MongoSettings, *, event_listeners: Sequence[Any] = ()) -> None:
+        assert settings.url is not None, "settings must be effective: the supervisor fills in the embedded URL"
+        timeout_ms = int(settings.timeout_s * 1000)
+        self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+            settings.url.get_secret_value(),
+            serverSelectionTimeoutMS=timeout_ms,
+            connectTimeoutMS=timeout_ms,
+            socketTimeoutMS=timeout_ms,
+            waitQueueTimeoutMS=timeout_ms,
+            event_listeners=list(event_listeners),
+            appname="darkroom",
+        )
+        self._database: AsyncDatabase[Document] = self._client[settings.database]
+
+    def of_tenant(self, name: CollectionName, tenant: str) -> Collection:
+        """The tenant's own documents of a collection, and no others."""
+        if not tenant:
+            raise AssertionError("a tenant is never empty")
+        return Collection(self._database[name], {"tenant": tenant})
+
+    def across_tenants(self, name: CollectionName, reason: Reason) -> Collection:
+        """All documents of a collection, for the server's own work; callers are listed in a test."""
+        if reason not in get_args(Reason):
+            raise AssertionError(f"{reason!r} is no reason to look past a tenant")
+        return Collection(self._database[name], {})
+
+    async def make_indexes(self) -> None:
+        """Idempotent; safe to run at every start."""
+        try:
+            for name, indexes in INDEXES.items():
+                for keys in indexes:
+                    await self._database[name].create_index(list(keys))
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the database does not answer within the configured timeout."""
+        try:
+            await self._client.admin.command("ping")
+        except PyMongoError as error:
+            raise _unavailable(error) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _unavailable(error: PyMongoError) -> Unavailable:
+    return Unavailable(f"The job database did not answer ({type(error).__name__}).", code="database_unavailable")
