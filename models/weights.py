@@ -158,19 +158,13 @@ def _is_complete(folder: Path, spec: ModelSpec) -> bool:
 
 
 def _fill(spec: ModelSpec, folder: Path, cache_max_bytes: int) -> None:
-    state_dir = folder.parent.parent
+    def make_room(num_bytes: int) -> None:
+        evict(folder.parent.parent, max(0, cache_max_bytes - num_bytes), keep={spec.id})
+
     folder.mkdir(exist_ok=True)
-    commit = download(
-        spec,
-        folder,
-        make_room=lambda num_bytes: _ignore(evict(state_dir, max(0, cache_max_bytes - num_bytes), keep={spec.id})),
-    )
+    commit = download(spec, folder, make_room=make_room)
     check_folder(folder)
     _write_whole(folder / MARKER, json.dumps({"origin": asdict(_origin(spec)), "commit": commit}))
-
-
-def _ignore(_: object) -> None:
-    return None
 
 
 def _lock(lock: IO[bytes], kind: int, spec: ModelSpec) -> None:

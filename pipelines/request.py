@@ -5,13 +5,6 @@ from typing import Literal
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
-# What a request may name, per family; pipelines/families says which class each one is.
-SCHEDULER_NAMES: dict[str, tuple[str, ...]] = {
-    "sd": ("ddim", "dpm++2m", "dpm++2m-karras", "euler", "euler-a", "lcm", "unipc"),
-    "sdxl": ("ddim", "dpm++2m", "dpm++2m-karras", "euler", "euler-a", "lcm", "unipc"),
-    "flux": ("flow-euler",),
-}
-
 CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 

@@ -34,6 +34,8 @@ Key = Annotated[
     ),
 ]
 
+Tenant = Annotated[str | None, typer.Option(help="Whose; default: the tenant of your own key.")]
+
 app = typer.Typer(
     name="darkroom",
     no_args_is_help=True,
@@ -149,8 +151,8 @@ def models(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
     """The models this server can use."""
     with connect(ctx, url, key) as client:
         data = client.get("/v1/models")["data"]
-    rows = [(m["id"], m.get("kind"), m.get("family"), m.get("ready"), m.get("owned_by")) for m in data]
-    show_table(("id", "kind", "family", "ready", "owned by"), rows, empty="This server has no models.")
+    rows = [(m["id"], m["kind"], m["family"], m["ready"], m.get("license"), " ".join(m.get("sizes", ()))) for m in data]
+    show_table(("id", "kind", "family", "ready", "license", "sizes"), rows, empty="This server has no models.")
 
 
 @app.command()
@@ -175,10 +177,10 @@ def jobs(
 
 @keys_app.command("list")
 @tells_errors
-def list_keys(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
+def list_keys(ctx: typer.Context, tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
     """All API keys of the tenant; of each key only its last four characters are known."""
     with connect(ctx, url, key) as client:
-        data = client.get("/v1/admin/keys")["data"]
+        data = client.get("/v1/admin/keys", tenant=tenant)["data"]
     rows = [
         (
             k["id"],
@@ -199,7 +201,7 @@ def create_key(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Who or what will use it.")],
     role: Annotated[Literal["member", "admin"], typer.Option(help="admin may manage keys and tenants.")] = "member",
-    tenant: Annotated[str | None, typer.Option(help="Whose key; default: the tenant of your own key.")] = None,
+    tenant: Tenant = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
@@ -216,12 +218,13 @@ def create_key(
 def revoke_key(
     ctx: typer.Context,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom keys list` shows it.")],
+    tenant: Tenant = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
     """End an API key."""
     with connect(ctx, url, key) as client:
-        client.delete(f"/v1/admin/keys/{segment(key_id)}")
+        client.delete(f"/v1/admin/keys/{segment(key_id)}", tenant=tenant)
     say(f"Key {key_id} is revoked.")
 
 

@@ -89,13 +89,13 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
-        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
+        return self._call("GET", path, params=params)
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._call("POST", path, body=body)
 
-    def delete(self, path: str) -> dict[str, Any]:
-        return self._call("DELETE", path)
+    def delete(self, path: str, **params: str | None) -> dict[str, Any]:
+        return self._call("DELETE", path, params=params)
 
     def download(self, url: str) -> bytes:
         """A pre-signed URL's bytes. Sent without our key: the store refuses two kinds of credentials, and is not us."""
@@ -122,13 +122,14 @@ class Client:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         base, key = self.connection.url, self.connection.key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            request = self._http.build_request(method, base + path, params=params, json=body, headers=headers)
+            request = self._http.build_request(method, base + path, params=query, json=body, headers=headers)
         except ValueError as error:
             # NaN is no JSON, and argument bytes that are no UTF-8 cannot be sent.
             raise ClientError(f"The request cannot be sent: {error}.") from error

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from configs.settings import Settings
 from models.catalog import get_model
 from models.spec import ModelSpec
-from pipelines.request import SCHEDULER_NAMES, GenerationRequest, LoraChoice, OutputFormat
+from pipelines.request import GenerationRequest, LoraChoice, OutputFormat
+from pipelines.schedulers import SCHEDULERS
 from serving.errors import BadInput, Forbidden, NotFound, TooManyRequests
 from serving.jobs.job import Job, Priority, new_job
 from serving.jobs.store import JobStore
@@ -191,7 +192,7 @@ def _negative_prompt(wish: ImageWish, spec: ModelSpec, *, max_chars: int) -> str
 def _scheduler(wish: ImageWish, spec: ModelSpec) -> str | None:
     if wish.scheduler is None:
         return spec.defaults.scheduler
-    known = SCHEDULER_NAMES[spec.family]
+    known = SCHEDULERS[spec.family]
     if wish.scheduler not in known:
         choices = ", ".join(known)
         raise BadInput(f"scheduler {wish.scheduler[:40]!r} is unknown; {spec.id} has: {choices}.", param="scheduler")

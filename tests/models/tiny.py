@@ -68,7 +68,11 @@ def make_tiny_sdxl(folder: Path) -> Path:
             projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
         ),
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
         ),
         add_watermarker=False,
     ).save_pretrained(folder)

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from configs.settings import Settings
+from serving.api.schemas import GenerateImageBody
 from serving.cli import app as cli
 from serving.cli.client import Client, Connection, find_connection
-from serving.cli.pictures import StillRunning, follow, save_new, slug
+from serving.cli.pictures import PictureOrder, StillRunning, follow, save_new, slug
 from serving.cli.serve import build_settings, first_picture
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
@@ -125,6 +126,11 @@ def test_generate_sends_what_was_asked_and_leaves_the_rest_to_the_server(server:
         "output_format": "webp",
     }
     assert bare == {"prompt": "a cat"}
+
+
+def test_a_full_order_is_a_body_that_the_server_takes() -> None:
+    order = PictureOrder("a cat", "sdxl", "512x768", 9, 3.5, 7, "text", 2, "webp")
+    assert GenerateImageBody.model_validate(order.body()).model_dump(exclude_none=True) == order.body()
 
 
 def test_generate_prints_one_line_per_picture(server: FakeDarkroom, tmp_path: Path) -> None:
@@ -333,6 +339,19 @@ def test_lists_are_tab_separated_when_stdout_is_no_terminal(server: FakeDarkroom
     assert cells[-1] == "a red apple"
 
 
+def test_models_are_listed_with_what_they_offer(server: FakeDarkroom) -> None:
+    model = {
+        "id": "emoji-3d",
+        "kind": "image",
+        "family": "sd",
+        "ready": True,
+        "license": "MIT",
+        "sizes": ["64x64", "8x8"],
+    }
+    server.answers["GET", "/v1/models"] = lambda _: httpx.Response(200, json={"object": "list", "data": [model]})
+    assert darkroom(server, "models").stdout == "emoji-3d\timage\tsd\tyes\tMIT\t64x64 8x8\n"
+
+
 def test_one_job_is_shown_in_full(server: FakeDarkroom) -> None:
     server.states = [{"status": "succeeded", "progress": 100}]
     lines = dict(line.split("\t") for line in darkroom(server, "jobs", "job_1").stdout.splitlines())
@@ -364,7 +383,8 @@ def test_keys_and_tenants_are_listed_made_and_revoked(server: FakeDarkroom) -> N
         ("POST", "/v1/admin/tenants"): lambda r: httpx.Response(201, json=json.loads(r.content) | {"object": "tenant"}),
     }
     assert darkroom(server, "keys", "list").stdout.split("\t")[:5] == ["key_1", "ci", "member", "acme", "…ab12"]
-    assert darkroom(server, "keys", "revoke", "key_1").exit_code == 0
+    assert darkroom(server, "keys", "revoke", "key_1", "--tenant", "acme").exit_code == 0
+    assert dict(server.seen[-1].url.params) == {"tenant": "acme"}
     assert darkroom(server, "tenants", "list").stderr == "No tenants.\n"
     assert darkroom(server, "tenants", "create", "acme", "--name", "Acme Ltd").stdout == "acme\n"
 

@@ -83,11 +83,11 @@ def _training(recipe: PretrainRecipe, step: int) -> str:
     coder, noise = recipe.autoencoder, recipe.denoiser
     return (
         f"## Recipe\n\n`python -m training.pretrain --recipe configs/training/pretrain-{recipe.id}.yaml` fetches the "
-        f"data, trains and exports; it resumes after a kill. `training.json` beside this card holds the recipe that these "
-        f"weights came from.\n\n"
+        f"data, trains and exports; it resumes after a kill. `training.json` beside this card holds the recipe of the "
+        f"weights.\n\n"
         f"- Autoencoder: channels {list(coder.channels)}, {coder.latent_channels} latent channels, 8 times smaller; "
-        f"trained on crops of {coder.crop_px}x{coder.crop_px}, then on whole pictures; latents brought to zero mean and "
-        f"unit spread within the 1x1 convolutions around them.\n"
+        f"trained on crops of {coder.crop_px}x{coder.crop_px}, then on whole pictures; latents brought to zero mean "
+        f"and unit spread within the 1x1 convolutions around them.\n"
         f"- Text: CLIP encoder of width {recipe.text.width} with {recipe.text.layers} layers, trained together with "
         f"the UNet; its vocabulary is made from the captions.\n"
         f"- UNet: channels {list(noise.channels)}, v-prediction, {step} steps of {noise.batch} cached latents, "

@@ -1,5 +1,6 @@
-"""Recipe to embedded model: fetch, select, autoencoder, latents, decoder, denoiser, export. Each stage resumes."""
+"""Recipe to embedded model: fetch, select, autoencoder, latents, denoiser, decoder, export. Each stage resumes."""
 
+import random
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from training.pretrain.pictures import Cutouts, load_cutouts
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.subjects import Subject, choose_subjects
 
-NORMALISE_PICTURES = 256
+NORMALISE_PICTURES = 96
 
 
 def pretrain(recipe: PretrainRecipe, cache: Path, target: Path, device: torch.device) -> Path:
@@ -23,9 +24,8 @@ def pretrain(recipe: PretrainRecipe, cache: Path, target: Path, device: torch.de
     subjects = prepare_subjects(recipe, cache)
     banks = load_banks(recipe, subjects)
     vae = ready_for_latents(recipe, banks, train_autoencoder(recipe, banks, cache, device))
-    bank = cache_latents(recipe, banks, vae, cache)
+    train_denoiser(recipe, subjects, cache_latents(recipe, banks, vae, cache), cache, device)
     train_decoder(recipe, banks, vae, cache, device)
-    train_denoiser(recipe, subjects, bank, cache, device)
     return export_now(recipe, cache, target, device)
 
 
@@ -54,7 +54,7 @@ def load_banks(recipe: PretrainRecipe, subjects: list[Subject]) -> list[Cutouts]
 def ready_for_latents(recipe: PretrainRecipe, banks: list[Cutouts], vae: AutoencoderKL) -> AutoencoderKL:
     """The trained autoencoder with its latents brought to unit spread; the same pictures give the same result."""
     scenes = list_scenes(recipe, len(banks[0]))
-    every = max(len(scenes) // NORMALISE_PICTURES, 1)
-    pictures = [draw_scene(recipe, banks, scene) for scene in scenes[::every]]
+    some = random.Random(recipe.seed).sample(scenes, min(NORMALISE_PICTURES, len(scenes)))
+    pictures = [draw_scene(recipe, banks, scene) for scene in some]
     normalise_latents(vae, torch.stack(pictures).to(vae.device))
     return vae

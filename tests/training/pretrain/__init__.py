@@ -1,0 +1,1 @@
+"""Tests of pre-training, on tiny pictures and tiny networks."""
