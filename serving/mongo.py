@@ -2,7 +2,8 @@
 
 Operations keep to the subset that the embedded server and MongoDB share (docs/decisions.md), stated in
 tests/serving/test_mongo_contract.py. Times are numbers (Unix seconds), booleans are read through bool(),
-find_one_and_update never upserts.
+find_one_and_update never upserts; a write never filters by $or, because the embedded server then forgets the
+conditions beside it and changes another document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ class Collection:
     async def update_one(self, query: Filter, update: Filter) -> bool:
         """True when a document matched."""
         try:
-            outcome = await self._collection.update_one(self._scoped(query), update)
+            outcome = await self._collection.update_one(self._to_write(query), self._checked(update))
         except PyMongoError as error:
             raise _unavailable(error) from error
         return outcome.matched_count == 1
@@ -77,7 +78,10 @@ class Collection:
         """The document after the update, or None when nothing matched. One atomic step: claims rest on it."""
         try:
             document: Document | None = await self._collection.find_one_and_update(
-                self._scoped(query), update, sort=list(sort) if sort else None, return_document=ReturnDocument.AFTER
+                self._to_write(query),
+                self._checked(update),
+                sort=list(sort) if sort else None,
+                return_document=ReturnDocument.AFTER,
             )
         except PyMongoError as error:
             raise _unavailable(error) from error
@@ -85,7 +89,7 @@ class Collection:
 
     async def delete_one(self, query: Filter) -> bool:
         try:
-            outcome = await self._collection.delete_one(self._scoped(query))
+            outcome = await self._collection.delete_one(self._to_write(query))
         except PyMongoError as error:
             raise _unavailable(error) from error
         return outcome.deleted_count == 1
@@ -101,6 +105,17 @@ class Collection:
         if clash:
             raise AssertionError(f"the query names another {clash[0]} than its gate")
         return {**query, **self._scope}
+
+    def _to_write(self, query: Filter) -> Document:
+        if any(key.startswith("$") for key in query):
+            raise AssertionError("a write filters by plain conditions only")
+        return self._scoped(query)
+
+    def _checked(self, update: Filter) -> Filter:
+        """Refuses an update that would move a document out of the scope."""
+        if any(key in changes for changes in update.values() for key in self._scope):
+            raise AssertionError("an update must not touch what the gate is about")
+        return update
 
 
 class Mongo:

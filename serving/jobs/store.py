@@ -89,18 +89,17 @@ class JobStore:
     async def claim(self, job_id: str, *, owner: str) -> Job | None:
         """Makes `owner` the one who drives this job, if it waits or its lease ran out; else None."""
         now = time.time()
-        document = await self._mongo.across_tenants("jobs", "drive_jobs").find_one_and_update(
-            {"_id": job_id, "$or": [{"status": "queued"}, {"status": "running", "lease_until": {"$lt": now}}]},
-            {
-                "$set": {
-                    "status": "running",
-                    "owner": owner,
-                    "lease_until": now + self._settings.lease_s,
-                    "started_at": now,
-                },
-                "$inc": {"attempts": 1, "fence": 1},
-            },
-        )
+        jobs = self._mongo.across_tenants("jobs", "drive_jobs")
+        lease_until = now + self._settings.lease_s
+        update = {
+            "$set": {"status": "running", "owner": owner, "lease_until": lease_until, "started_at": now},
+            "$inc": {"attempts": 1, "fence": 1},
+        }
+        # Two plain steps, for no write may filter by $or (serving/mongo.py). Each is atomic by itself.
+        document = await jobs.find_one_and_update({"_id": job_id, "status": "queued"}, update)
+        if document is None:
+            lapsed = {"_id": job_id, "status": "running", "lease_until": {"$lt": now}}
+            document = await jobs.find_one_and_update(lapsed, update)
         return None if document is None else job_from_document(document)
 
     async def find_undriven(self, model_ids: Sequence[str], *, limit: int) -> list[Job]:

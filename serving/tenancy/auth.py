@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,14 +68,15 @@ def hash_key(key: str) -> str:
 class KeyRing:
     """The api_keys collection. Looking a key up must cross tenants; all else stays inside one."""
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._mongo = mongo
+        self._clock = clock
         self._cache: dict[str, tuple[float, Caller]] = {}
 
     async def authenticate(self, key: str) -> Caller:
         """Raises NotAuthenticated for a key that does not exist (any more)."""
         key_hash = hash_key(key)
-        now = time.monotonic()
+        now = self._clock()
         cached = self._cache.get(key_hash)
         if cached is not None and cached[0] > now:
             return cached[1]

@@ -1,6 +1,7 @@
 """The subset of MongoDB that Darkroom uses, checked against the server that runs the tests.
 
-find          equality, < <= > >=, $in, $or, $exists; sort by several keys, limit
+find, count   equality, < <= > >=, $in, $exists, $or; sort by several keys, limit
+writes        filter by equality, < <= > >=, $in, $exists; never by $or, which not every server joins with the rest
 update        $set of scalars, whole lists and sub-documents; $inc; $unset
 one step      find_one_and_update without upsert: the document after the update, or None
 and           insert with a duplicate _id refused, update_one, delete_one, count_documents, compound indexes
@@ -123,7 +124,7 @@ async def test_inc_and_unset(things: Any) -> None:
 async def test_find_one_and_update_returns_the_document_after_the_update(things: Any) -> None:
     await things.insert_one({"_id": "x", "status": "queued", "fence": 0, "kept": [1, 2]})
     after = await things.find_one_and_update(
-        {"_id": "x", "$or": [{"status": "queued"}, {"status": "running", "lease_until": {"$lt": 5.0}}]},
+        {"_id": "x", "status": "queued"},
         {"$set": {"status": "running", "lease_until": 9.5}, "$inc": {"fence": 1}},
         return_document=ReturnDocument.AFTER,
     )
@@ -151,6 +152,34 @@ async def test_find_one_and_update_takes_the_first_in_sort_order(ranked: Any) ->
         for _ in range(7)
     ]
     assert [d["_id"] if d else None for d in taken] == [*"efcdab", None]
+
+
+# What a write may filter by, and the one document of `ranked` that it must hit, wherever that lies among the others.
+WRITE_FILTERS = [
+    ({"_id": "d"}, "d"),
+    ({"_id": "d", "rank": 2}, "d"),
+    ({"rank": 2, "_id": "c"}, "c"),
+    ({"_id": "e", "rank": 3, "age": {"$lt": 55.0}}, "e"),
+    ({"rank": 3, "age": {"$gt": 55.0}}, "f"),
+    ({"_id": {"$in": ["b", "c"]}, "colour": {"$exists": True}}, "c"),
+    ({"colour": "blue", "rank": 3}, "e"),
+    ({"_id": "d", "rank": 3}, None),
+    ({"_id": "e", "age": {"$lt": 45.0}}, None),
+    ({"colour": "green"}, None),
+]
+
+
+@pytest.mark.parametrize(("query", "hit"), WRITE_FILTERS)
+@pytest.mark.parametrize("way", ["update_one", "find_one_and_update", "delete_one"])
+async def test_a_write_hits_the_document_that_matches_all_conditions_and_no_other(
+    ranked: Any, way: str, query: dict[str, Any], hit: str | None
+) -> None:
+    if way == "delete_one":
+        await ranked.delete_one(query)
+        assert await ids(ranked, {}) == [name for name in "abcdef" if name != hit]
+        return
+    await getattr(ranked, way)(query, {"$set": {"mark": 1}})
+    assert await ids(ranked, {"mark": 1}) == ([] if hit is None else [hit])
 
 
 async def test_delete_one_deletes_one_that_matches(ranked: Any) -> None:
@@ -206,16 +235,16 @@ async def test_databases_of_one_server_do_not_see_each_other(mongo_settings: Mon
 async def test_eight_claimers_never_claim_the_same_job_twice(mongo_settings: MongoSettings, raw: Any) -> None:
     jobs = raw["jobs"]
     names = [f"job_{index:03}" for index in range(NUM_JOBS)]
-    await jobs.insert_many([{"_id": name, "status": "queued", "fence": 0, "lease_until": 0.0} for name in names])
+    for name in names:
+        await jobs.insert_one({"_id": name, "status": "queued", "fence": 0})
 
     async def claim_all(owner: int) -> list[str]:
         won: list[str] = []
         async with AsyncMongoClient(mongo_settings.url.get_secret_value()) as client:
             for name in random.Random(owner).sample(names, NUM_JOBS):
-                now = time.time()
                 document = await client[mongo_settings.database]["jobs"].find_one_and_update(
-                    {"_id": name, "$or": [{"status": "queued"}, {"status": "running", "lease_until": {"$lt": now}}]},
-                    {"$set": {"status": "running", "owner": owner, "lease_until": now + 60.0}, "$inc": {"fence": 1}},
+                    {"_id": name, "status": "queued"},
+                    {"$set": {"status": "running", "owner": owner}, "$inc": {"fence": 1}},
                     return_document=ReturnDocument.AFTER,
                 )
                 if document is not None:

@@ -1,0 +1,84 @@
+"""Whether a server answers: a MongoDB ping, an HTTP status. A probe says yes or no and never raises."""
+
+import asyncio
+import struct
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PROBE_TIMEOUT_S = 5.0
+OP_MSG = 2013
+# {ping: 1, $db: "admin"} as BSON: enough to see the database work, without a driver.
+PING = struct.pack("<i", 30) + b"\x10ping\0\x01\0\0\0" + b"\x02$db\0\x06\0\0\0admin\0" + b"\0"
+
+
+async def mongo_answers(socket_path: Path) -> bool:
+    """Whether the server on this socket answers a ping."""
+    body = struct.pack("<i", 0) + b"\0" + PING
+    message = struct.pack("<iiii", 16 + len(body), 1, 0, OP_MSG) + body
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(socket_path)
+            try:
+                writer.write(message)
+                header = await reader.readexactly(16)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    return bool(struct.unpack("<iiii", header)[3] == OP_MSG)
+
+
+async def http_answers(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether a GET gets a 2xx."""
+    try:
+        return (await client.get(url, timeout=PROBE_TIMEOUT_S)).is_success
+    except httpx.HTTPError:
+        return False
+
+
+class ApiProbe:
+    """What the API says of itself. `is_gone` differs from `slow`: nobody there, or only no answer in time."""
+
+    def __init__(self, client: httpx.AsyncClient, host: str, port: int) -> None:
+        shown = (
+            "127.0.0.1"
+            if host in {"0.0.0.0", ""}
+            else "[::1]"
+            if host == "::"
+            else f"[{host}]"
+            if ":" in host
+            else host
+        )
+        self._client = client
+        self._url = f"http://{shown}:{port}"
+
+    async def is_gone(self) -> bool:
+        """Nothing listens, or the proxy knows no application. A slow answer is not a missing one."""
+        try:
+            reply = await self._client.get(f"{self._url}/health/live", timeout=PROBE_TIMEOUT_S)
+        except httpx.TimeoutException:
+            return False
+        except httpx.HTTPError:
+            return True
+        return not reply.is_success
+
+    async def missing(self) -> list[str] | None:
+        """None: ready. Otherwise what is not there yet."""
+        try:
+            reply = await self._client.get(f"{self._url}/health/ready", timeout=PROBE_TIMEOUT_S)
+        except httpx.HTTPError:
+            return ["the API does not answer yet"]
+        return None if reply.status_code == 200 else _read_missing(reply)
+
+
+def _read_missing(reply: httpx.Response) -> list[str]:
+    try:
+        body: Any = reply.json()
+    except ValueError:
+        body = None
+    found = body.get("missing") if isinstance(body, dict) else None
+    return (
+        [str(item) for item in found] if isinstance(found, list) and found else [f"the API answers {reply.status_code}"]
+    )

@@ -1,0 +1,309 @@
+"""`darkroom serve`: starts the children, deploys, watches, and leaves nothing behind. Knows no request and no model."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
+
+from configs.settings import Settings
+from serving.embedded import sweeper
+from serving.embedded.children import Child, log_tail, rotate_log, spawn
+from serving.embedded.plan import Plan, admin_key_path, deployer_command, effective_settings, make_plan
+from serving.embedded.ports import check_api_address
+from serving.embedded.probes import ApiProbe
+from serving.embedded.problem import StartupProblem
+from serving.embedded.screen import Screen
+from serving.embedded.state import RunRecord, StateDir, read_boot_id
+
+__all__ = ["FirstPicture", "effective_settings", "run"]
+
+FirstPicture = Callable[[], object]
+
+# After Ray came back Serve restores the application by itself in about 7 s; deploying again is the fallback.
+RESTORE_TIMEOUT_S = 25.0
+API_POLL_S = 2.0
+START_POLL_S = 0.5
+STOPPED_BY_SIGNAL = 0
+
+
+def run(
+    settings: Settings,
+    *,
+    first_picture: FirstPicture | None = None,
+    deployer: tuple[str, ...] | None = None,
+    screen: Screen | None = None,
+) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit code. `deployer` is the program that puts the API onto Ray."""
+    screen = screen or Screen()
+    state = StateDir(settings.state_dir)
+    try:
+        _check_platform()
+        state.hold()
+        _clean_up_after_predecessor(state, screen)
+        check_api_address(settings.host, settings.port)
+        return asyncio.run(_serve(settings, state, screen, first_picture, deployer or deployer_command()))
+    except StartupProblem as problem:
+        screen.problem(str(problem))
+        return problem.exit_code
+    finally:
+        state.release()
+
+
+async def _serve(
+    settings: Settings,
+    state: StateDir,
+    screen: Screen,
+    first_picture: FirstPicture | None,
+    deployer: tuple[str, ...],
+) -> int:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        plan = make_plan(settings, state, client)
+
+        def on_ready() -> None:
+            screen.banner(
+                plan.settings,
+                dashboard_url=plan.dashboard_url,
+                token_path=state.ray_token(),
+                key_path=admin_key_path(settings),
+            )
+            if first_picture is not None:
+                _run_beside(first_picture, screen)
+
+        supervisor = Supervisor(plan, screen, client, deployer)
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, supervisor.request_stop)
+        try:
+            await supervisor.until_stopped(supervisor.serve(on_ready))
+        finally:
+            await supervisor.stop()
+    return STOPPED_BY_SIGNAL
+
+
+class Supervisor:
+    """Owns every child of one run, from the first start to the last process."""
+
+    def __init__(self, plan: Plan, screen: Screen, client: httpx.AsyncClient, deployer: tuple[str, ...]) -> None:
+        self._plan = plan
+        self._screen = screen
+        self._deployer = deployer
+        self._api = ApiProbe(client, plan.settings.host, plan.settings.port)
+        self._record = RunRecord(uuid.uuid4().hex, os.getpid(), read_boot_id())
+        self._children = [
+            Child(spec, run_id=self._record.run_id, on_session=self._remember_session, notice=screen.notice)
+            for spec in plan.children
+        ]
+        self._sweeper: asyncio.subprocess.Process | None = None
+        self._stop_requested = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def request_stop(self) -> None:
+        """The first call ends the run in order, the second at once."""
+        if self._stop_requested.is_set():
+            self._hurry.set()
+        self._stop_requested.set()
+
+    async def serve(self, on_ready: Callable[[], None]) -> None:
+        """Brings everything up, says so, and keeps it alive; ends only by StartupProblem or by being cancelled."""
+        await self._start_sweeper()
+        self._screen.stage(f"Starting {', '.join(_title(child.spec.name) for child in self._children)}")
+        await self._start_children()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in self._children:
+                    group.create_task(child.keep())
+                group.create_task(self._keep_sweeper())
+                group.create_task(self._bring_up(on_ready))
+        except BaseExceptionGroup as errors:
+            if (problems := errors.subgroup(StartupProblem)) is not None:
+                raise problems.exceptions[0] from None
+            raise
+
+    async def until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work` until it ends or a stop is requested; what it raises is raised here."""
+        task = asyncio.create_task(work)
+        stopped = asyncio.create_task(self._stop_requested.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+
+    async def stop(self) -> None:
+        """Ray first, for it uses the others; then the stores; then the sweep. A second Ctrl-C cuts it short."""
+        self._screen.stage("Stopping")
+        orderly = asyncio.create_task(self._stop_in_order())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({orderly, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        grace_s = sweeper.GRACE_S
+        if not orderly.done():
+            orderly.cancel()
+            grace_s = 0.0
+        await asyncio.gather(orderly, return_exceptions=True)
+        await asyncio.to_thread(sweeper.sweep_run, self._record, grace_s=grace_s)
+        await self._dismiss_sweeper()
+        self._plan.state.run_path.unlink(missing_ok=True)
+        self._screen.stage("Stopped; nothing is left running")
+
+    async def _start_sweeper(self) -> None:
+        self._plan.state.write_run(self._record)
+        self._sweeper = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "serving.embedded.sweeper"),
+            *("--state-dir", str(self._plan.state.path), "--run-id", self._record.run_id),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=dict(os.environ),
+            start_new_session=True,
+        )
+
+    async def _start_children(self) -> None:
+        for child in self._children:
+            rotate_log(child.spec.log_path)
+        starts = {asyncio.create_task(child.start()): child.spec.name for child in self._children}
+        try:
+            pending = set(starts)
+            while pending:
+                names = sorted(_title(starts[task]) for task in pending)
+                self._screen.waiting(f"waiting for {', '.join(names)}")
+                done, pending = await asyncio.wait(pending, timeout=START_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in starts:
+                task.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+
+    async def _bring_up(self, on_ready: Callable[[], None]) -> None:
+        self._screen.stage(f"Deploying {', '.join(self._plan.settings.models.enabled)}")
+        timeout_s = self._plan.settings.ray.ready_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._deploy_and_wait()
+        except TimeoutError as error:
+            raise StartupProblem(f"Not ready after {timeout_s:.0f} s (ray.ready_timeout_s).", exit_code=1) from error
+        on_ready()
+        await self._keep_application()
+
+    async def _deploy_and_wait(self) -> None:
+        deployment = asyncio.create_task(self._deploy())
+        try:
+            while True:
+                missing = await self._api.missing()
+                if deployment.done():
+                    deployment.result()
+                    if missing is None:
+                        return
+                self._screen.waiting("; ".join(missing or ["the deployment is not complete yet"]))
+                await asyncio.sleep(START_POLL_S)
+        finally:
+            deployment.cancel()
+            await asyncio.gather(deployment, return_exceptions=True)
+
+    async def _deploy(self) -> None:
+        """Runs the deployer to its end. Raises StartupProblem if it fails."""
+        log_path = self._plan.state.log_path("deployer")
+        run_id = f"{self._record.run_id}.deployer"
+        process = await spawn(self._deployer, self._plan.deployer_env, log_path, run_id=run_id)
+        self._remember_session(process.pid)
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if code != 0:
+            raise StartupProblem(
+                f"Deploying failed (code {code}). The end of {log_path}:\n{log_tail(log_path)}", exit_code=1
+            )
+
+    async def _keep_application(self) -> None:
+        """Deploys again if the API stays away although Ray is back."""
+        gone_since_s: float | None = None
+        ray = next(child for child in self._children if child.spec.name == "ray")
+        while True:
+            await asyncio.sleep(API_POLL_S)
+            if ray.ready_since_s is None or not await self._api.is_gone():
+                gone_since_s = None
+                continue
+            gone_since_s = gone_since_s or time.monotonic()
+            if time.monotonic() - max(gone_since_s, ray.ready_since_s) < RESTORE_TIMEOUT_S:
+                continue
+            self._screen.notice("the API has not come back by itself; deploying again")
+            try:
+                async with asyncio.timeout(self._plan.settings.ray.ready_timeout_s):
+                    await self._deploy()
+            except (StartupProblem, TimeoutError) as problem:
+                self._screen.notice(str(problem) or "deploying took too long")
+            gone_since_s = None
+
+    async def _keep_sweeper(self) -> None:
+        while True:
+            assert self._sweeper is not None, "serve() starts it first"
+            await self._sweeper.wait()
+            await asyncio.sleep(1.0)
+            await self._start_sweeper()
+
+    async def _stop_in_order(self) -> None:
+        ray = [child for child in self._children if child.spec.name == "ray"]
+        stores = [child for child in self._children if child.spec.name != "ray"]
+        for group in (ray, stores):
+            await asyncio.gather(*(child.stop() for child in group))
+
+    async def _dismiss_sweeper(self) -> None:
+        if self._sweeper is None:
+            return
+        try:
+            await self._sweeper.communicate(sweeper.FAREWELL)
+        except (BrokenPipeError, ConnectionResetError):
+            await self._sweeper.wait()
+
+    def _remember_session(self, pid: int) -> None:
+        self._record.sessions.append(pid)
+        self._plan.state.write_run(self._record)
+
+
+def _check_platform() -> None:
+    if sys.platform != "linux":
+        raise StartupProblem(f"`darkroom serve` runs on Linux; this is {sys.platform}.")
+
+
+def _clean_up_after_predecessor(state: StateDir, screen: Screen) -> None:
+    """Ends what a killed Darkroom left, and forgets what Ray remembered: the new start deploys afresh."""
+    record = state.read_run()
+    if record is not None:
+        num_ended = sweeper.sweep_run(record)
+        left = f"; ended {num_ended} processes that it had left" if num_ended else ""
+        screen.notice(f"The last Darkroom on {state.path} did not stop in order{left}. Its jobs go on.")
+        state.run_path.unlink(missing_ok=True)
+    for path in (state.path / "gcs", state.ray_temp_dir, state.metrics_dir):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (state.path / "gcs", state.metrics_dir):
+        path.mkdir(mode=0o700)
+
+
+def _run_beside(first_picture: FirstPicture, screen: Screen) -> None:
+    """In a daemon thread: a stop must not wait for a picture."""
+
+    def make() -> None:
+        try:
+            first_picture()
+        except OSError as error:
+            screen.notice(f"The first picture could not be saved: {error}")
+
+    threading.Thread(target=make, name="first-picture", daemon=True).start()
+
+
+def _title(name: str) -> str:
+    return {"mongo": "MongoDB", "s3": "S3", "ray": "Ray"}.get(name, name)

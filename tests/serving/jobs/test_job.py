@@ -1,0 +1,163 @@
+"""Job: what is stored comes back the same, whatever it holds; transitions, ids and folders."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.request import CONTENT_TYPES, GenerationRequest, LoraChoice
+from serving.jobs.job import (
+    FINAL,
+    PRIORITY_RANK,
+    TRANSITIONS,
+    Job,
+    JobError,
+    JobResult,
+    StoredImage,
+    job_from_document,
+    job_to_document,
+)
+from serving.mongo import Mongo
+from tests.serving.house import a_job, a_request
+
+LARGEST_SEED = 2**63 - 1
+seeds = st.one_of(st.integers(0, LARGEST_SEED), st.just(LARGEST_SEED))
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+finite = st.floats(0, 4e9, allow_nan=False)
+whole = st.integers(0, 2**31)
+requests = st.builds(
+    GenerationRequest,
+    model_id=texts,
+    prompt=texts,
+    negative_prompt=texts,
+    width_px=whole,
+    height_px=whole,
+    num_images=whole,
+    seed=seeds,
+    num_inference_steps=whole,
+    guidance_scale=finite,
+    scheduler=st.none() | texts,
+    loras=st.lists(st.builds(LoraChoice, name=texts, scale=finite), max_size=2).map(tuple),
+    output_format=st.sampled_from(sorted(CONTENT_TYPES)),
+    output_compression=st.integers(0, 100),
+)
+stored_images = st.builds(
+    StoredImage,
+    key=texts,
+    content_type=st.sampled_from(sorted(CONTENT_TYPES.values())),
+    num_bytes=whole,
+    sha256=texts,
+    width_px=whole,
+    height_px=whole,
+    seed=seeds,
+)
+results = st.builds(
+    JobResult, images=st.lists(stored_images, max_size=2).map(tuple), engine_s=finite, waited_s=finite
+)
+jobs = st.builds(
+    Job,
+    id=texts,
+    tenant=texts,
+    kind=st.sampled_from(["image", "video", "text", "lora", "frames"]),
+    request=requests,
+    priority=st.sampled_from(sorted(PRIORITY_RANK)),
+    created_at=finite,
+    status=st.sampled_from(sorted(TRANSITIONS)),
+    progress=st.integers(0, 100),
+    started_at=st.none() | finite,
+    finished_at=st.none() | finite,
+    attempts=whole,
+    fence=whole,
+    owner=st.none() | texts,
+    lease_until=finite,
+    backend=st.none() | texts,
+    result=st.none() | results,
+    error=st.none() | st.builds(JobError, code=texts, message=texts),
+    metadata=st.dictionaries(texts, texts, max_size=3),
+    user=st.none() | texts,
+    request_id=texts,
+)
+
+
+@given(jobs)
+def test_a_job_comes_back_from_its_document_as_it_was(job: Job) -> None:
+    assert job_from_document(job_to_document(job)) == job
+
+
+@given(jobs)
+def test_a_document_holds_no_number_that_a_double_or_an_int64_would_spoil(job: Job) -> None:
+    def check(value: Any) -> None:
+        assert isinstance(value, str | int | float | list | dict | None), value
+        assert not isinstance(value, bool | tuple)
+        if isinstance(value, int):
+            assert abs(value) < 2**53
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(item)
+
+    check(job_to_document(job))
+
+
+async def test_a_job_comes_back_from_the_database_as_it_was(mongo: Mongo) -> None:
+    image = StoredImage("a/b-0.png", "image/png", 5, "ab" * 32, 64, 64, LARGEST_SEED)
+    job = Job(
+        **{
+            **{name: getattr(a_job(), name) for name in Job.__slots__},
+            "request": a_request(seed=LARGEST_SEED, prompt='☀ ü\n"q" $set.x', loras=(LoraChoice("a@2", 0.8),)),
+            "result": JobResult((image, image), engine_s=0.1 + 0.2, waited_s=1e-6),
+            "error": JobError("code", "message"),
+            "metadata": {"order-id_1": "ü ☀", "0": "", "text": "a.b$c"},
+            "started_at": time.time(),
+            "user": "someone@example.org",
+        }
+    )
+    gate = mongo.of_tenant("jobs", job.tenant)
+    await gate.insert(job_to_document(job))
+    document = await gate.find_one({"_id": job.id})
+    assert document is not None
+    assert job_from_document(document) == job
+
+
+def test_a_document_of_a_newer_version_with_more_fields_is_still_read() -> None:
+    job = a_job()
+    assert job_from_document({**job_to_document(job), "cancel_requested": 0}) == job
+
+
+def test_final_statuses_lead_nowhere_and_every_other_ends_somewhere() -> None:
+    assert {"succeeded", "failed", "cancelled"} == FINAL
+    for status in set(TRANSITIONS) - FINAL:
+        assert TRANSITIONS[status] & FINAL
+    assert TRANSITIONS["running"] >= {"queued"}
+    assert "succeeded" not in TRANSITIONS["queued"]
+
+
+def test_ids_sort_by_the_time_they_were_made() -> None:
+    first = a_job()
+    time.sleep(0.002)
+    second = a_job()
+    assert first.id < second.id
+    assert first.created_at < second.created_at
+
+
+def test_all_images_count_as_steps() -> None:
+    assert a_job(num_images=3, num_inference_steps=4).steps == 12
+
+
+@pytest.mark.parametrize(
+    ("user", "folder"),
+    [(None, "-"), ("u1", "u1"), ("someone@example.org", "someone@example.org"), ("_x-y.z", "_x-y.z")],
+)
+def test_pictures_lie_in_the_folder_of_tenant_user_and_job(user: str | None, folder: str) -> None:
+    job = a_job(tenant="alice", user=user)
+    assert job.output_prefix == f"tenants/alice/generated-images/{folder}/{job.id}/"
+
+
+@pytest.mark.parametrize("user", ["", "a/b", "..", ".", "../../bob", "ü", "-", "a b", "x" * 65, "a\n", "\x00"])
+def test_a_user_that_is_no_safe_folder_gets_a_hash_of_its_own(user: str) -> None:
+    prefix = a_job(user=user).output_prefix
+    folder = prefix.split("/")[3]
+    assert prefix.count("/") == 5
+    assert folder.startswith("u-")
+    assert len(folder) == 18
+    assert a_job(user=user + "x").output_prefix.split("/")[3] != folder
