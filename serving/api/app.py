@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +15,7 @@ from models.errors import ModelError
 from serving.api import admin, generations, health, images, jobs, models
 from serving.api.deps import Services, bearer
 from serving.api.gatekeeper import PROTECTED_PREFIXES, Gatekeeper
+from serving.api.schemas import ErrorBody
 from serving.errors import AppError, BadInput, MethodNotAllowed, NotFound, Unprocessable, translate
 from serving.telemetry import get_logger
 
@@ -21,6 +23,7 @@ log = get_logger("api")
 
 # OpenAI's routes answer 400 to a body that does not fit; ours say 422.
 OPENAI_PREFIX = "/v1/images"
+MAX_NAME_CHARS = 80  # of a field, told back in an error
 ROUTERS = (images.router, generations.router, jobs.router, models.router, admin.router, health.router)
 
 
@@ -33,7 +36,7 @@ def build_app(services: Services) -> ASGIApp:
     )
     app.state.services = services
     for router in ROUTERS:
-        app.include_router(router, dependencies=_security_of(router.prefix))
+        app.include_router(router, dependencies=_security_of(router.prefix), responses=_errors_of(router.prefix))
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(ModelError, _model_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -66,7 +69,9 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return _app_error(request, NotFound(f"There is no {where}.", code="unknown_url"))
     if error.status_code == 405:
-        return _app_error(request, MethodNotAllowed(f"{where} is not allowed."))
+        refusal = _app_error(request, MethodNotAllowed(f"{where} is not allowed."))
+        refusal.headers.update(error.headers or {})  # Allow
+        return refusal
     return _app_error(request, BadInput(str(error.detail)))
 
 
@@ -84,7 +89,9 @@ def describe_errors(errors: Sequence[dict[str, object]]) -> tuple[str, str | Non
     for error in errors:
         location = error["loc"]
         assert isinstance(location, tuple)
-        name = ".".join(str(part) for part in location[1:]) or "body"
+        # A client's own words come back here: cut, and without halves of surrogate pairs, which no answer can carry.
+        name = ".".join(str(part) for part in location[1:]).encode("utf-8", "replace").decode() or "body"
+        name = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}…"
         first = first or name
         sentences.append(f"{name}: {error['msg']}")
     return "; ".join(sentences[:5]) + ".", first
@@ -92,4 +99,13 @@ def describe_errors(errors: Sequence[dict[str, object]]) -> tuple[str, str | Non
 
 def _security_of(prefix: str) -> list[DependsParam]:
     """Marks protected routes in the OpenAPI page; the gatekeeper is what enforces the key."""
-    return [Depends(bearer)] if f"{prefix}/".startswith(PROTECTED_PREFIXES) else []
+    return [Depends(bearer)] if _is_protected(prefix) else []
+
+
+def _errors_of(prefix: str) -> dict[int | str, dict[str, Any]]:
+    """Says in the OpenAPI page that every refusal has OpenAI's shape, FastAPI's own 422 included."""
+    return {"4XX": {"model": ErrorBody, "description": "Refused; says why."}} if _is_protected(prefix) else {}
+
+
+def _is_protected(prefix: str) -> bool:
+    return f"{prefix}/".startswith(PROTECTED_PREFIXES)

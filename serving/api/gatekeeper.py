@@ -21,8 +21,11 @@ from serving.tenancy.auth import KeyRing
 log = get_logger("api")
 
 PROTECTED_PREFIXES = ("/v1/", "/api/")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may make up others
 QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+# Possessive, and an open string runs to the end: one pass over the text, whatever it holds.
+STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 # A body over the limit is read and thrown away up to here, so that the client gets to see the answer.
 MAX_DRAINED_BYTES = 128 * 1024 * 1024
 
@@ -54,7 +57,9 @@ class Gatekeeper:
                 response = JSONResponse(error.body(), status_code=error.status, headers=error.headers)
                 await response(scope, receive, answer.send)
             finally:
+                # Bound to the request's context, which may outlive it: the next request on it is another caller's.
                 self._account(scope, answer.status or 500, time.perf_counter() - started)
+                structlog.contextvars.unbind_contextvars("tenant")
 
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive) -> None:
         if not scope["path"].startswith(PROTECTED_PREFIXES):
@@ -83,7 +88,7 @@ class Gatekeeper:
     async def _read(self, receive: Receive, *, declared: str | None) -> bytes:
         limit = self._settings.max_body_bytes
         too_large = TooLarge(f"The body is larger than {limit} bytes.")
-        if declared is not None and declared.isdigit() and int(declared) > limit:
+        if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limit:
             await _drain(receive)
             raise too_large
         chunks: list[bytes] = []
@@ -94,7 +99,8 @@ class Gatekeeper:
                 raise BadInput("The request ended before its body was complete.", code="body_incomplete")
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
-                await _drain(receive)
+                if message.get("more_body", False):  # else receive() would wait for the client to hang up
+                    await _drain(receive)
                 raise too_large
             chunks.append(message.get("body", b""))
             if not message.get("more_body", False):
@@ -103,7 +109,8 @@ class Gatekeeper:
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's pattern, not the path: paths hold ids, and a label per id would never end.
         route = getattr(scope.get("route"), "path", "unmatched")
-        HTTP_REQUESTS.labels(scope["method"], route, str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        HTTP_REQUESTS.labels(method, route, str(status)).inc()
         HTTP_SECONDS.labels(route).observe(seconds)
         level = log.debug if scope["path"] in QUIET_PATHS else log.info
         level("answered", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1))
@@ -126,11 +133,13 @@ class _Answer:
 
 def check_json(body: bytes, *, max_depth: int) -> None:
     """Refuses what is not a JSON object of moderate depth; NaN and Infinity are not JSON."""
-    if _depth(body) > max_depth:
-        raise BadInput(f"The JSON body nests deeper than {max_depth} levels.", code="json_too_deep")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, UnicodeDecodeError) as error:
+        # UTF-8 only: in another encoding the bytes of a character may look like quotes and hide the depth.
+        text = body.decode("utf-8")
+        if _depth(text) > max_depth:
+            raise BadInput(f"The JSON body nests deeper than {max_depth} levels.", code="json_too_deep")
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
         raise BadInput(f"The body is not valid JSON: {error}.", code="invalid_json") from error
     if not isinstance(value, dict):
         raise BadInput("The body must be a JSON object.", code="invalid_json")
@@ -140,14 +149,14 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _depth(body: bytes) -> int:
-    """Deepest nesting of brackets outside strings; an upper bound where the JSON is broken."""
+def _depth(text: str) -> int:
+    """Deepest nesting of brackets outside strings, as far as a JSON reader could get."""
     depth = deepest = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', body):
-        if token[0] in b"[{":
+    for token in STRING_OR_BRACKET.finditer(text):
+        if token[0] in {"[", "{"}:
             depth += 1
             deepest = max(deepest, depth)
-        elif token[0] in b"]}":
+        elif token[0] in {"]", "}"}:
             depth -= 1
     return deepest
 

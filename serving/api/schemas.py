@@ -46,7 +46,7 @@ class ImageParameters(BaseModel):
             prompt=self.prompt,
             model=self.model,
             n=1 if self.n is None else self.n,
-            size=self.size or "auto",
+            size="auto" if self.size is None else self.size,
             negative_prompt=self.negative_prompt,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,

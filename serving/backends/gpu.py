@@ -1,6 +1,6 @@
 """Our own engines as a backend. Knows no Ray: a Router hands in what calls the engine replica."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from models.errors import GenerationError
@@ -43,14 +43,20 @@ class EngineBackend:
         self._link = link
 
     async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
-        async for message in self._link.generate(job_id, request):
-            if isinstance(message, GenerationResult):
-                return message
-            if isinstance(message, EngineFailure):
-                failure = GenerationError(message.message)
-                failure.code = message.code
-                raise failure
-            await on_progress(message)
+        messages = self._link.generate(job_id, request)
+        try:
+            async for message in messages:
+                if isinstance(message, GenerationResult):
+                    return message
+                if isinstance(message, EngineFailure):
+                    failure = GenerationError(message.message)
+                    failure.code = message.code
+                    raise failure
+                await on_progress(message)
+        finally:
+            # At once: when on_progress raises, the traceback would keep the generator, and the engine at work.
+            if isinstance(messages, AsyncGenerator):
+                await messages.aclose()
         raise BackendLost(f"{self.id} ended its answer without a result")
 
     async def is_ready(self) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.embedded import sweeper
-from serving.embedded.problem import StartupProblem
+from serving.embedded.problem import PART_FAILED, StartupProblem
+from serving.embedded.state import RunFile
 
 LOG_ROTATE_BYTES = 10_000_000
 TETHER = Path(__file__).with_name("tether.py")
@@ -32,23 +33,25 @@ class ChildSpec:
     env: Mapping[str, str]
     log_path: Path
     is_ready: Callable[[], Awaitable[bool]]
+    is_alive: Callable[[], Awaitable[bool]]
     ready_timeout_s: float = 60.0
     stop_timeout_s: float = 15.0
     probe_period_s: float = 5.0
     # A machine that is busy for a while must not have its database shot.
     num_missed_probes: int = 6
-    is_probed: bool = True
+    # For a server that calls itself ready a moment before it is.
+    settle_s: float = 0.0
 
 
 class Child:
-    """A running ChildSpec. `keep` restarts it for ever; `sessions` is told of every session that it opens."""
+    """A running ChildSpec; `keep` restarts it for ever."""
 
-    def __init__(self, spec: ChildSpec, *, run_id: str, on_session: Callable[[int], None], notice: Notice) -> None:
+    def __init__(self, spec: ChildSpec, *, run: RunFile, notice: Notice) -> None:
         self.spec = spec
         self.num_restarts = 0
         self.ready_since_s: float | None = None  # time.monotonic(); None while it starts
-        self._run_id = f"{run_id}.{spec.name}"
-        self._on_session = on_session
+        self._run = run
+        self._run_id = f"{run.run_id}.{spec.name}"
         self._notice = notice
         self._process: asyncio.subprocess.Process | None = None
 
@@ -59,16 +62,19 @@ class Child:
     async def start(self) -> None:
         """Starts it and waits until it is ready. Raises StartupProblem if it dies or takes too long."""
         self._process = await spawn(self.spec.command, self.spec.env, self.spec.log_path, run_id=self._run_id)
-        self._on_session(self._process.pid)
+        self._run.add_session(self._process.pid)
         deadline_s = time.monotonic() + self.spec.ready_timeout_s
         while not await self.spec.is_ready():
             if self._process.returncode is not None:
                 raise StartupProblem(
-                    self._say(f"ended with code {self._process.returncode} while starting"), exit_code=1
+                    self._say(f"{how_it_ended(self._process.returncode)} while starting"), exit_code=PART_FAILED
                 )
             if time.monotonic() > deadline_s:
-                raise StartupProblem(self._say(f"was not ready after {self.spec.ready_timeout_s:.0f} s"), exit_code=1)
+                raise StartupProblem(
+                    self._say(f"was not ready after {self.spec.ready_timeout_s:.0f} s"), exit_code=PART_FAILED
+                )
             await asyncio.sleep(READY_POLL_S)
+        await asyncio.sleep(self.spec.settle_s)
         self.ready_since_s = time.monotonic()
 
     async def keep(self) -> None:
@@ -86,7 +92,7 @@ class Child:
             try:
                 await self.start()
             except StartupProblem as problem:
-                self._notice(str(problem))
+                self._notice(str(problem).splitlines()[0])
             else:
                 self._notice(f"{self.spec.name} is back")
 
@@ -111,6 +117,7 @@ class Child:
             send(process.pid, signal.SIGKILL)
             await process.wait()
         await asyncio.to_thread(sweeper.end_processes, self._run_id, [process.pid], grace_s=1.0)
+        self._run.drop_session(process.pid)
 
     async def _wait_for_trouble(self) -> str:
         process = self._process
@@ -122,10 +129,9 @@ class Child:
             try:
                 async with asyncio.timeout(self.spec.probe_period_s):
                     code = await process.wait()
-                return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                return how_it_ended(code)
             except TimeoutError:
-                if self.spec.is_probed:
-                    missed = 0 if await self.spec.is_ready() else missed + 1
+                missed = 0 if await self.spec.is_alive() else missed + 1
                 if missed >= self.spec.num_missed_probes:
                     return f"has not answered for {missed * self.spec.probe_period_s:.0f} s"
 
@@ -147,6 +153,10 @@ async def spawn(
             env={**env, sweeper.RUN_ID_ENV: run_id},
             start_new_session=True,
         )
+
+
+def how_it_ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def inherited_environment() -> dict[str, str]:

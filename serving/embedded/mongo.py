@@ -41,6 +41,8 @@ def main() -> int:
     parser.add_argument("--socket", type=Path, required=True, help="in a folder of mode 0700")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
+    # At INFO it writes two lines for every command.
+    logging.getLogger("nx_27017").setLevel(logging.WARNING)
     os.umask(0o077)
     options.data_dir.mkdir(parents=True, exist_ok=True)
     # A killed predecessor leaves its socket behind, and bind() would refuse the name.

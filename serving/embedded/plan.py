@@ -15,7 +15,7 @@ from configs.settings import Settings
 from serving.embedded import ray, s3
 from serving.embedded.children import ChildSpec, find_program, inherited_environment
 from serving.embedded.ports import first_free_from, keep_ports, load_ports
-from serving.embedded.probes import http_answers, mongo_answers
+from serving.embedded.probes import http_answers, listens, mongo_answers
 from serving.embedded.state import StateDir, write_private
 
 DASHBOARD = "dashboard"
@@ -48,7 +48,7 @@ def effective_settings(settings: Settings) -> Settings:
     if settings.s3.endpoint is None:
         ports = load_ports(state.ports_path)
         if not set(s3.PORT_NAMES) <= ports.keys():
-            ports = keep_ports(state.ports_path, [*ports, *s3.PORT_NAMES], avoid=[settings.port])
+            ports = _keep_ports(settings, state)
         credentials = s3.read_credentials(state.secret("s3-credentials", s3.new_credentials))
         endpoint = f"http://127.0.0.1:{ports['s3.s3']}"
         changes["s3"] = settings.s3.model_copy(
@@ -64,7 +64,7 @@ def effective_settings(settings: Settings) -> Settings:
 
 def make_plan(settings: Settings, state: StateDir, client: httpx.AsyncClient) -> Plan:
     """Picks ports and writes what the children read; starts nothing. The state folder must be held."""
-    ports = keep_ports(state.ports_path, [*s3.PORT_NAMES, *ray.PORT_NAMES], avoid=[settings.port])
+    ports = _keep_ports(settings, state)
     dashboard_port = first_free_from(
         settings.ray.dashboard_port or ports["ray.gcs"] + 1, avoid=[settings.port, *ports.values()]
     )
@@ -84,6 +84,15 @@ def make_plan(settings: Settings, state: StateDir, client: httpx.AsyncClient) ->
     )
 
 
+def _keep_ports(settings: Settings, state: StateDir) -> dict[str, int]:
+    return keep_ports(
+        state.ports_path,
+        [*s3.PORT_NAMES, *ray.PORT_NAMES],
+        avoid=[settings.port, settings.ray.dashboard_port],
+        twins={"s3.admin": s3.ADMIN_GRPC_OFFSET},
+    )
+
+
 def _mongo_child(state: StateDir, base: Mapping[str, str]) -> ChildSpec:
     async def is_ready() -> bool:
         return await mongo_answers(state.mongo_socket)
@@ -95,6 +104,7 @@ def _mongo_child(state: StateDir, base: Mapping[str, str]) -> ChildSpec:
         env=base,
         log_path=state.log_path("mongo"),
         is_ready=is_ready,
+        is_alive=is_ready,
     )
 
 
@@ -120,6 +130,10 @@ def _s3_child(
         env={**base, **s3.environment(credentials)},
         log_path=state.log_path("s3"),
         is_ready=is_ready,
+        is_alive=is_ready,
+        settle_s=s3.SETTLE_S,
+        # Asked to stop it may wait 10 s for its own subscribers; killing it loses nothing that was acknowledged.
+        stop_timeout_s=5.0,
     )
 
 
@@ -136,6 +150,9 @@ def _ray_child(
         # Asked of the node's agent, the last to come up: it answers once raylet and GCS know each other.
         return await http_answers(client, f"http://127.0.0.1:{ports['ray.agent']}/api/local_raylet_healthz")
 
+    async def is_alive() -> bool:
+        return await listens(ports["ray.gcs"]) and await listens(ports["ray.node_manager"])
+
     command = ray.command(
         find_program("ray"),
         settings=settings.ray,
@@ -150,9 +167,11 @@ def _ray_child(
         env={**base, **head_env, "PROMETHEUS_MULTIPROC_DIR": str(state.metrics_dir)},
         log_path=state.log_path("ray"),
         is_ready=is_ready,
+        is_alive=is_alive,
         ready_timeout_s=180.0,
-        # `ray start --block` watches its own children and ends with them.
-        is_probed=False,
+        # A port that nobody holds is certain, and `ray start --block` takes seconds to see that a part of it is dead.
+        probe_period_s=1.0,
+        num_missed_probes=2,
     )
 
 

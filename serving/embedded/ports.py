@@ -4,7 +4,7 @@ import errno
 import json
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -12,7 +12,7 @@ import psutil
 from serving.embedded.problem import StartupProblem
 
 # Below the kernel's range for outgoing connections, so that no client socket sits on a port we keep.
-FIRST_PORT, LAST_PORT = 20_000, 32_000
+FIRST_PORT, LAST_PORT = 15_000, 32_000
 LOOPBACK = "127.0.0.1"
 
 
@@ -25,16 +25,22 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def keep_ports(path: Path, names: Iterable[str], *, avoid: Iterable[int] = ()) -> dict[str, int]:
-    """Name → port: what `path` holds where it is still free, else a new one. Writes the result to `path`."""
+def keep_ports(
+    path: Path, names: Iterable[str], *, avoid: Iterable[int] = (), twins: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Name → port: what `path` holds where it is still free, else a new one. Writes the result to `path`.
+
+    `twins`: name → distance to a second port that must be free as well.
+    """
     kept = load_ports(path)
     used = set(avoid)
     ports: dict[str, int] = {}
     for name in names:
         port = kept.get(name)
-        if port is None or port in used or not is_free(port):
-            port = _pick(used)
-        used.add(port)
+        twin = (twins or {}).get(name, 0)
+        if port is None or not _are_free(port, twin, used):
+            port = _pick(used, twin)
+        used |= {port, port + twin}
         ports[name] = port
     path.write_text(json.dumps(ports, indent=1), "utf-8")
     return ports
@@ -83,10 +89,14 @@ def _try_bind(host: str, port: int) -> None:
         probe.listen(1)
 
 
-def _pick(used: set[int]) -> int:
+def _are_free(port: int, twin: int, used: set[int]) -> bool:
+    return not {port, port + twin} & used and is_free(port) and (not twin or is_free(port + twin))
+
+
+def _pick(used: set[int], twin: int = 0) -> int:
     for _ in range(1_000):
         port = random.randrange(FIRST_PORT, LAST_PORT)
-        if port not in used and is_free(port):
+        if _are_free(port, twin, used):
             return port
     raise StartupProblem(f"No free port between {FIRST_PORT} and {LAST_PORT} on this machine.")
 

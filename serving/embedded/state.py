@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +34,7 @@ class RunRecord:
     run_id: str
     supervisor_pid: int
     boot_id: str
-    sessions: list[int] = field(default_factory=list)  # session ids of the children, dead ones included
+    sessions: list[int] = field(default_factory=list)  # session ids of children that are not cleared away yet
 
 
 class StateDir:
@@ -98,6 +100,11 @@ class StateDir:
             os.close(self._lock_fd)
             self._lock_fd = None
 
+    def remove_run_dir(self) -> None:
+        """Sockets and Ray's own logs: of interest only after something broke. Does nothing unless held."""
+        if self._lock_fd is not None:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """The text of a file that only its owner reads; made on first use."""
         path = self.path / name
@@ -123,9 +130,6 @@ class StateDir:
             return RunRecord(**json.loads(self.run_path.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-
-    def write_run(self, record: RunRecord) -> None:
-        write_private(self.run_path, json.dumps(asdict(record)))
 
     def _lock(self) -> None:
         path = self.path / "lock"
@@ -163,6 +167,36 @@ class StateDir:
         # The folder lies in a place where everybody may write: another user could have put one there to read along.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
             raise StartupProblem(f"{self.run_dir} is not a folder of mode 0700 owned by this user; remove it.")
+
+
+class RunFile:
+    """This run's record, written down at every change."""
+
+    def __init__(self, state: StateDir) -> None:
+        self.record = RunRecord(uuid.uuid4().hex, os.getpid(), read_boot_id())
+        self._state = state
+        self._write()
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    def add_session(self, session: int) -> None:
+        self.record.sessions.append(session)
+        self._write()
+
+    def drop_session(self, session: int) -> None:
+        """No member is left: from here on the kernel may give this id to anybody."""
+        if session in self.record.sessions:
+            self.record.sessions.remove(session)
+            self._write()
+
+    def close(self) -> None:
+        """The run ended in order."""
+        self._state.run_path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        write_private(self._state.run_path, json.dumps(asdict(self.record)))
 
 
 def write_private(path: Path, text: str) -> None:

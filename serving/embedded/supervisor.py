@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,9 +18,9 @@ from serving.embedded.children import Child, log_tail, rotate_log, spawn
 from serving.embedded.plan import Plan, admin_key_path, deployer_command, effective_settings, make_plan
 from serving.embedded.ports import check_api_address
 from serving.embedded.probes import ApiProbe
-from serving.embedded.problem import StartupProblem
+from serving.embedded.problem import PART_FAILED, StartupProblem
 from serving.embedded.screen import Screen
-from serving.embedded.state import RunRecord, StateDir, read_boot_id
+from serving.embedded.state import RunFile, StateDir
 
 __all__ = ["FirstPicture", "effective_settings", "run"]
 
@@ -31,7 +30,6 @@ FirstPicture = Callable[[], object]
 RESTORE_TIMEOUT_S = 25.0
 API_POLL_S = 2.0
 START_POLL_S = 0.5
-STOPPED_BY_SIGNAL = 0
 
 
 def run(
@@ -45,16 +43,32 @@ def run(
     screen = screen or Screen()
     state = StateDir(settings.state_dir)
     try:
-        _check_platform()
+        code = _serve_on(settings, state, screen, first_picture, deployer or deployer_command())
+        if code != PART_FAILED:
+            state.remove_run_dir()
+        return code
+    finally:
+        state.release()
+
+
+def _serve_on(
+    settings: Settings,
+    state: StateDir,
+    screen: Screen,
+    first_picture: FirstPicture | None,
+    deployer: tuple[str, ...],
+) -> int:
+    try:
+        if sys.platform != "linux":
+            raise StartupProblem(f"`darkroom serve` runs on Linux; this is {sys.platform}.")
         state.hold()
         _clean_up_after_predecessor(state, screen)
         check_api_address(settings.host, settings.port)
-        return asyncio.run(_serve(settings, state, screen, first_picture, deployer or deployer_command()))
+        asyncio.run(_serve(settings, state, screen, first_picture, deployer))
     except StartupProblem as problem:
         screen.problem(str(problem))
         return problem.exit_code
-    finally:
-        state.release()
+    return 0
 
 
 async def _serve(
@@ -63,7 +77,7 @@ async def _serve(
     screen: Screen,
     first_picture: FirstPicture | None,
     deployer: tuple[str, ...],
-) -> int:
+) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         plan = make_plan(settings, state, client)
 
@@ -85,7 +99,6 @@ async def _serve(
             await supervisor.until_stopped(supervisor.serve(on_ready))
         finally:
             await supervisor.stop()
-    return STOPPED_BY_SIGNAL
 
 
 class Supervisor:
@@ -96,11 +109,8 @@ class Supervisor:
         self._screen = screen
         self._deployer = deployer
         self._api = ApiProbe(client, plan.settings.host, plan.settings.port)
-        self._record = RunRecord(uuid.uuid4().hex, os.getpid(), read_boot_id())
-        self._children = [
-            Child(spec, run_id=self._record.run_id, on_session=self._remember_session, notice=screen.notice)
-            for spec in plan.children
-        ]
+        self._run = RunFile(plan.state)
+        self._children = [Child(spec, run=self._run, notice=screen.notice) for spec in plan.children]
         self._sweeper: asyncio.subprocess.Process | None = None
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -114,7 +124,7 @@ class Supervisor:
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Brings everything up, says so, and keeps it alive; ends only by StartupProblem or by being cancelled."""
         await self._start_sweeper()
-        self._screen.stage(f"Starting {', '.join(_title(child.spec.name) for child in self._children)}")
+        self._screen.stage(f"Starting {', '.join(_title(child) for child in self._children)}")
         await self._start_children()
         try:
             async with asyncio.TaskGroup() as group:
@@ -151,16 +161,15 @@ class Supervisor:
             orderly.cancel()
             grace_s = 0.0
         await asyncio.gather(orderly, return_exceptions=True)
-        await asyncio.to_thread(sweeper.sweep_run, self._record, grace_s=grace_s)
+        await asyncio.to_thread(sweeper.sweep_run, self._run.record, grace_s=grace_s)
         await self._dismiss_sweeper()
-        self._plan.state.run_path.unlink(missing_ok=True)
+        self._run.close()
         self._screen.stage("Stopped; nothing is left running")
 
     async def _start_sweeper(self) -> None:
-        self._plan.state.write_run(self._record)
         self._sweeper = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "serving.embedded.sweeper"),
-            *("--state-dir", str(self._plan.state.path), "--run-id", self._record.run_id),
+            *("--state-dir", str(self._plan.state.path), "--run-id", self._run.run_id),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -171,11 +180,11 @@ class Supervisor:
     async def _start_children(self) -> None:
         for child in self._children:
             rotate_log(child.spec.log_path)
-        starts = {asyncio.create_task(child.start()): child.spec.name for child in self._children}
+        starts = {asyncio.create_task(child.start()): _title(child) for child in self._children}
         try:
             pending = set(starts)
             while pending:
-                names = sorted(_title(starts[task]) for task in pending)
+                names = sorted(starts[task] for task in pending)
                 self._screen.waiting(f"waiting for {', '.join(names)}")
                 done, pending = await asyncio.wait(pending, timeout=START_POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -192,7 +201,9 @@ class Supervisor:
             async with asyncio.timeout(timeout_s):
                 await self._deploy_and_wait()
         except TimeoutError as error:
-            raise StartupProblem(f"Not ready after {timeout_s:.0f} s (ray.ready_timeout_s).", exit_code=1) from error
+            raise StartupProblem(
+                f"Not ready after {timeout_s:.0f} s (ray.ready_timeout_s).", exit_code=PART_FAILED
+            ) from error
         on_ready()
         await self._keep_application()
 
@@ -214,18 +225,19 @@ class Supervisor:
     async def _deploy(self) -> None:
         """Runs the deployer to its end. Raises StartupProblem if it fails."""
         log_path = self._plan.state.log_path("deployer")
-        run_id = f"{self._record.run_id}.deployer"
+        run_id = f"{self._run.run_id}.deployer"
         process = await spawn(self._deployer, self._plan.deployer_env, log_path, run_id=run_id)
-        self._remember_session(process.pid)
+        self._run.add_session(process.pid)
         try:
             code = await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+            self._run.drop_session(process.pid)
         if code != 0:
             raise StartupProblem(
-                f"Deploying failed (code {code}). The end of {log_path}:\n{log_tail(log_path)}", exit_code=1
+                f"Deploying failed (code {code}). The end of {log_path}:\n{log_tail(log_path)}", exit_code=PART_FAILED
             )
 
     async def _keep_application(self) -> None:
@@ -269,15 +281,6 @@ class Supervisor:
         except (BrokenPipeError, ConnectionResetError):
             await self._sweeper.wait()
 
-    def _remember_session(self, pid: int) -> None:
-        self._record.sessions.append(pid)
-        self._plan.state.write_run(self._record)
-
-
-def _check_platform() -> None:
-    if sys.platform != "linux":
-        raise StartupProblem(f"`darkroom serve` runs on Linux; this is {sys.platform}.")
-
 
 def _clean_up_after_predecessor(state: StateDir, screen: Screen) -> None:
     """Ends what a killed Darkroom left, and forgets what Ray remembered: the new start deploys afresh."""
@@ -305,5 +308,5 @@ def _run_beside(first_picture: FirstPicture, screen: Screen) -> None:
     threading.Thread(target=make, name="first-picture", daemon=True).start()
 
 
-def _title(name: str) -> str:
-    return {"mongo": "MongoDB", "s3": "S3", "ray": "Ray"}.get(name, name)
+def _title(child: Child) -> str:
+    return {"mongo": "MongoDB", "s3": "S3", "ray": "Ray"}[child.spec.name]

@@ -73,7 +73,8 @@ def _is_ours(pid: int, run_id: bytes, sessions: Collection[int]) -> bool:
         if variable.startswith(key):
             value = variable.removeprefix(key)
             return value == run_id or value.startswith(run_id + b".")
-    return session in sessions and not environment.strip(b"\0 ")
+    # Painted over: a true environment does not begin with a zero byte.
+    return session in sessions and not environment.lstrip(b" ").split(b"\0", 1)[0]
 
 
 def _signal(pid: int, signum: signal.Signals) -> None:

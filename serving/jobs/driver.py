@@ -72,8 +72,6 @@ class Driver:
             except LeaseLost as error:
                 log.warning("lease lost", reason=str(error))
                 return None
-            except TimeoutError:
-                ended = await self._fail(job, "deadline", f"Not finished after {self._settings.run_deadline_s:.0f} s.")
             finally:
                 JOBS_DRIVEN.dec()
             if ended.is_final:
@@ -114,15 +112,20 @@ class Driver:
         return self._backends[choice.backend_id]
 
     async def _make(self, job: Job, backend: Backend) -> GenerationResult:
-        next_write_at = 0.0
+        # A job shorter than one period ends without a progress write: it would only delay the end.
+        next_write_at = time.monotonic() + self._settings.progress_write_s
 
         async def on_progress(progress: Progress) -> None:
             nonlocal next_write_at
             if (now := time.monotonic()) >= next_write_at:
                 next_write_at = now + self._settings.progress_write_s
-                await self._store.write_progress(
-                    job, step=progress.step, steps=progress.steps, progress=progress.percent
-                )
+                try:
+                    await self._store.write_progress(
+                        job, step=progress.step, steps=progress.steps, progress=progress.percent
+                    )
+                except Unavailable as error:
+                    # The picture is worth more than the news of it; the final write decides, as after a missed beat.
+                    log.warning("progress not written", reason=error.message)
 
         self._num_driven[backend.id] += 1
         try:
@@ -159,7 +162,7 @@ class Driver:
         return await self._store.fail(job, JobError(code=code, message=message))
 
     async def _under_lease(self, job: Job, work: Coroutine[None, None, Job]) -> Job:
-        """Renews the lease while `work` runs. Ends it with LeaseLost, or with TimeoutError at the run deadline."""
+        """Renews the lease while `work` runs. Stops it with LeaseLost; at the run deadline the job fails."""
         running, beating = asyncio.create_task(work), asyncio.create_task(self._beat(job))
         try:
             deadline_s = self._settings.run_deadline_s
@@ -168,7 +171,9 @@ class Driver:
                 return running.result()
             if beating.done():
                 beating.result()  # raises: a heartbeat only ever ends by losing the lease
-            raise TimeoutError
+            running.cancel()  # the backend is free before the job is told to have failed
+            await asyncio.wait({running})
+            return await self._fail(job, "deadline", f"Not finished after {deadline_s:g} s.")
         finally:
             running.cancel()
             beating.cancel()

@@ -1,5 +1,6 @@
 """The front half of a job: check a wish against the model, resolve every open choice, store it. Knows no HTTP."""
 
+import asyncio
 import math
 import re
 import secrets
@@ -86,11 +87,12 @@ class Submission:
 
     async def _check_room(self, tenant: str) -> None:
         limits = self._settings.jobs
-        if await self._store.count_queued() >= limits.max_queued:
+        num_queued, num_of_tenant = await asyncio.gather(self._store.count_queued(), self._store.count_queued(tenant))
+        if num_queued >= limits.max_queued:
             raise TooManyRequests(
                 f"The queue is full ({limits.max_queued} jobs). Try again later.", retry_after_s=QUEUE_RETRY_AFTER_S
             )
-        if await self._store.count_queued(tenant) >= limits.max_queued_per_tenant:
+        if num_of_tenant >= limits.max_queued_per_tenant:
             raise TooManyRequests(
                 f"You have {limits.max_queued_per_tenant} jobs waiting, the most a tenant may have.",
                 retry_after_s=QUEUE_RETRY_AFTER_S,

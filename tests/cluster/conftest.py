@@ -39,7 +39,8 @@ class Darkroom:
         title = f"ray::ServeReplica:darkroom:{name}"
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if " ".join(process.cmdline()).strip() == title:
+                # While a call runs, Ray puts the method's name behind a dot.
+                if " ".join(process.cmdline()).strip().partition(".")[0] == title:
                     return process
             except psutil.NoSuchProcess:
                 continue

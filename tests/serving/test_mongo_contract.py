@@ -31,9 +31,12 @@ async def things(raw: Any) -> AsyncIterator[Any]:
     yield raw["things"]
 
 
-@pytest_asyncio.fixture
-async def ranked(things: Any) -> Any:
+@pytest_asyncio.fixture(params=["plain", "indexed"])
+async def ranked(request: pytest.FixtureRequest, things: Any) -> Any:
     """Six documents a..f: rank 1 1 2 2 3 3, age 10 20 30 40 50 60; only a, c and e have a colour."""
+    if request.param == "indexed":
+        await things.create_index([("rank", ASCENDING), ("age", DESCENDING)])
+        await things.create_index([("colour", ASCENDING), ("rank", ASCENDING), ("age", ASCENDING)])
     for index, name in enumerate("abcdef"):
         document: dict[str, Any] = {"_id": name, "rank": 1 + index // 2, "age": 10.0 * (index + 1)}
         if index % 2 == 0:

@@ -58,9 +58,10 @@ def train_autoencoder(recipe: PretrainRecipe, banks: list[Cutouts], cache: Path,
         step += 1
         if step % REPORT_EVERY_STEPS == 0:
             log.write(stage="autoencoder", step=step, spent_s=round(watch.spent_s, 1), **figures)
-        if watch.spent_s - saved_s >= recipe.checkpoint_every_s or watch.progress >= 1.0:
+        if watch.spent_s - saved_s >= recipe.checkpoint_every_s:
             _save(cache, model, optimizer, step, watch.spent_s)
             saved_s = watch.spent_s
+    _save(cache, model, optimizer, step, watch.spent_s)
     return model.eval()
 
 
@@ -140,6 +141,12 @@ def _restore(model: AutoencoderKL, optimizer: torch.optim.Optimizer, state: dict
 def _save(cache: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
     save_checkpoint(cache / CHECKPOINT, state)
+
+
+def trained_steps(cache: Path) -> int:
+    """Steps in the newest checkpoint; 0 where there is none."""
+    state = load_checkpoint(cache / CHECKPOINT, torch.device("cpu"))
+    return 0 if state is None else int(state["step"])
 
 
 def load_autoencoder(recipe: PretrainRecipe, cache: Path, device: torch.device) -> AutoencoderKL:

@@ -55,10 +55,10 @@ def train_decoder(
         if step % REPORT_EVERY_STEPS == 0:
             psnr = float(psnr_db(made_BCHW.detach().float(), pictures_BCHW).mean())
             log.write(stage="decoder", step=step, spent_s=round(watch.spent_s, 1), loss=loss.item(), psnr_db=psnr)
-        if watch.spent_s - saved_s >= recipe.checkpoint_every_s or watch.progress >= 1.0:
-            saved = {"model": vae.decoder.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(cache / CHECKPOINT, {**saved, "step": step, "spent_s": watch.spent_s})
+        if watch.spent_s - saved_s >= recipe.checkpoint_every_s:
+            _save(cache, vae, optimizer, step, watch.spent_s)
             saved_s = watch.spent_s
+    _save(cache, vae, optimizer, step, watch.spent_s)
     return vae.eval()
 
 
@@ -67,3 +67,8 @@ def load_decoder(vae: AutoencoderKL, cache: Path, device: torch.device) -> None:
     state = load_checkpoint(cache / CHECKPOINT, device)
     if state is not None:
         vae.decoder.load_state_dict(state["model"])
+
+
+def _save(cache: Path, vae: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
+    state = {"model": vae.decoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
+    save_checkpoint(cache / CHECKPOINT, state)

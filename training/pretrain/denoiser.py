@@ -101,9 +101,10 @@ def train_denoiser(
             mean = round(sum(losses) / len(losses), 5)
             log.write(stage="denoiser", step=step, spent_s=round(watch.spent_s, 1), loss=mean)
             losses.clear()
-        if watch.spent_s - saved_s >= recipe.checkpoint_every_s or watch.progress >= 1.0:
+        if watch.spent_s - saved_s >= recipe.checkpoint_every_s:
             _save(cache, model, optimizer, averaged, step, watch.spent_s)
             saved_s = watch.spent_s
+    _save(cache, model, optimizer, averaged, step, watch.spent_s)
     _use_averaged(model, averaged)
     return denoiser
 

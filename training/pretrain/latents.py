@@ -56,12 +56,14 @@ def draw_scene(recipe: PretrainRecipe, banks: list[Cutouts], scene: Scene) -> Te
     return picture_CHW / 127.5 - 1.0
 
 
-def cache_latents(recipe: PretrainRecipe, banks: list[Cutouts], vae: AutoencoderKL, cache: Path) -> LatentBank:
-    """Encode all scenes, or read them where an earlier run has. The autoencoder must be the normalised one."""
+def cache_latents(
+    recipe: PretrainRecipe, banks: list[Cutouts], vae: AutoencoderKL, cache: Path, *, vae_step: int
+) -> LatentBank:
+    """Encode all scenes, or read what an earlier run made with the same autoencoder, which must be normalised."""
     scenes = list_scenes(recipe, len(banks[0]))
     state = load_checkpoint(cache / CHECKPOINT, torch.device("cpu"))
-    if state is None or state["latents"].shape[0] != len(scenes):
-        state = {"latents": _encode(recipe, banks, vae, scenes)}
+    if state is None or state["latents"].shape[0] != len(scenes) or state["vae_step"] != vae_step:
+        state = {"latents": _encode(recipe, banks, vae, scenes), "vae_step": vae_step}
         save_checkpoint(cache / CHECKPOINT, state)
     return LatentBank(state["latents"].float(), scenes, _weights(recipe, scenes))
 

@@ -48,7 +48,7 @@ class AutoencoderRecipe(_Part):
     latent_channels: int = Field(4, gt=0)
     layers_per_block: int = Field(1, gt=0)
     norm_groups: int = Field(8, gt=0)
-    budget_s: float = Field(gt=0, description="training time, pauses not counted; the schedule stretches over it")
+    budget_s: float = Field(gt=0, description="training time over all runs; the schedule stretches over it")
     crop_px: int = Field(64, gt=0)
     crops_per_step: int = Field(32, gt=0)
     full_pictures_from: float = Field(
@@ -88,7 +88,7 @@ class DenoiserRecipe(_Part):
     layers_per_block: int = Field(1, gt=0)
     heads: int = Field(4, gt=0)
     norm_groups: int = Field(32, gt=0)
-    budget_s: float = Field(gt=0, description="training time, pauses not counted")
+    budget_s: float = Field(gt=0, description="training time over all runs")
     batch: int = Field(64, gt=0)
     peak_lr: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(100, gt=0)

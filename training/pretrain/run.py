@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from training.pretrain.autoencoder import load_autoencoder, train_autoencoder
+from training.pretrain.autoencoder import load_autoencoder, train_autoencoder, trained_steps
 from training.pretrain.decoder import load_decoder, train_decoder
 from training.pretrain.denoiser import load_denoiser, train_denoiser
 from training.pretrain.export import export_model
@@ -24,7 +24,8 @@ def pretrain(recipe: PretrainRecipe, cache: Path, target: Path, device: torch.de
     subjects = prepare_subjects(recipe, cache)
     banks = load_banks(recipe, subjects)
     vae = ready_for_latents(recipe, banks, train_autoencoder(recipe, banks, cache, device))
-    train_denoiser(recipe, subjects, cache_latents(recipe, banks, vae, cache), cache, device)
+    bank = cache_latents(recipe, banks, vae, cache, vae_step=trained_steps(cache))
+    train_denoiser(recipe, subjects, bank, cache, device)
     train_decoder(recipe, banks, vae, cache, device)
     return export_now(recipe, cache, target, device)
 

@@ -46,12 +46,15 @@ def test_normalising_gives_unit_latents_and_the_same_pictures(recipe: PretrainRe
     assert torch.allclose(after.std, before.std / spread_C[None, :, None, None], rtol=1e-3)
 
 
-def test_latents_are_encoded_once(recipe: PretrainRecipe, cache: Path):
+def test_latents_are_encoded_once_for_an_autoencoder(recipe: PretrainRecipe, cache: Path):
     banks = load_banks(recipe, prepare_subjects(recipe, cache))
     vae = build_autoencoder(recipe).eval()
-    first = cache_latents(recipe, banks, vae, cache)
-    again = cache_latents(recipe, banks, build_autoencoder(recipe).eval(), cache)
+    first = cache_latents(recipe, banks, vae, cache, vae_step=5)
+    other = build_autoencoder(recipe).eval()
+    again = cache_latents(recipe, banks, other, cache, vae_step=5)
     assert torch.equal(first.latents_NCHW, again.latents_NCHW)
+    # Another autoencoder's latents would be noise to this one's decoder.
+    assert not torch.equal(first.latents_NCHW, cache_latents(recipe, banks, other, cache, vae_step=6).latents_NCHW)
     assert first.latents_NCHW.shape == (len(first.scenes), 4, 8, 8)
     usual_white = [scene.placement == "usual" and scene.background == "white" for scene in first.scenes]
     share = first.weights_N[torch.tensor(usual_white)].sum() / first.weights_N.sum()

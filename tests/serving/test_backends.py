@@ -1,0 +1,68 @@
+"""Our engines as a backend: progress goes on, failures keep their code, and the engine is let go of at once."""
+
+import pytest
+
+from models.errors import GenerationError
+from pipelines.request import GenerationResult, Progress
+from serving.backends.gpu import EngineBackend, EngineFailure
+from serving.errors import BackendLost, LeaseLost
+from tests.fakes import FakeEngineLink
+from tests.serving.house import a_request
+
+RESULT = GenerationResult(images=(), engine_s=0.5, waited_s=0.0)
+STEPS = [Progress(1, 2), Progress(2, 2)]
+
+
+async def ignore(_progress: Progress) -> None:
+    return
+
+
+async def test_progress_is_told_and_the_result_returned() -> None:
+    link = FakeEngineLink([*STEPS, RESULT])
+    seen: list[Progress] = []
+
+    async def on_progress(progress: Progress) -> None:
+        seen.append(progress)
+
+    backend = EngineBackend("emoji-3d", link)
+    assert await backend.make("job_1", a_request(), on_progress=on_progress) == RESULT
+    assert seen == STEPS
+    assert link.is_closed
+    assert (backend.id, backend.model_ids, backend.is_local) == ("engine:emoji-3d", frozenset({"emoji-3d"}), True)
+
+
+async def test_a_requests_own_failure_keeps_its_code() -> None:
+    backend = EngineBackend("emoji-3d", FakeEngineLink([STEPS[0], EngineFailure("out_of_memory", "too large")]))
+    with pytest.raises(GenerationError, match="too large") as caught:
+        await backend.make("job_1", a_request(), on_progress=ignore)
+    assert caught.value.code == "out_of_memory"
+    assert GenerationError.code == "generation_failed"
+
+
+async def test_an_answer_without_a_result_is_a_lost_backend() -> None:
+    with pytest.raises(BackendLost):
+        await EngineBackend("emoji-3d", FakeEngineLink(STEPS)).make("job_1", a_request(), on_progress=ignore)
+
+
+async def test_an_engine_that_dies_on_the_way_is_a_lost_backend() -> None:
+    link = FakeEngineLink(STEPS, error=BackendLost("its process died"))
+    with pytest.raises(BackendLost, match="its process died"):
+        await EngineBackend("emoji-3d", link).make("job_1", a_request(), on_progress=ignore)
+
+
+async def test_the_engine_is_let_go_of_when_the_listener_gives_up() -> None:
+    link = FakeEngineLink([*STEPS, RESULT])
+
+    async def lease_is_lost(_progress: Progress) -> None:
+        raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost):
+        await EngineBackend("emoji-3d", link).make("job_1", a_request(), on_progress=lease_is_lost)
+    assert link.is_closed
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+async def test_it_is_ready_when_its_engine_is(is_ready: bool) -> None:
+    link = FakeEngineLink([])
+    link.ready = is_ready
+    assert await EngineBackend("emoji-3d", link).is_ready() is is_ready
