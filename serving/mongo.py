@@ -6,7 +6,9 @@ find_one_and_update never upserts; a write never filters by $or, because the emb
 conditions beside it and changes another document.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, ReturnDocument
@@ -47,58 +49,45 @@ class Collection:
         """Raises Conflict when `_id` exists."""
         if any(document.get(key, value) != value for key, value in self._scope.items()):
             raise AssertionError("a document of another tenant must not pass this gate")
-        try:
-            await self._collection.insert_one({**document, **self._scope})
-        except DuplicateKeyError as error:
-            raise Conflict(f"{document.get('_id')!r} exists already.") from error
-        except PyMongoError as error:
-            raise _unavailable(error) from error
+        with _talking():
+            try:
+                await self._collection.insert_one({**document, **self._scope})
+            except DuplicateKeyError as error:
+                raise Conflict(f"{document.get('_id')!r} exists already.") from error
 
     async def find_one(self, query: Filter) -> Document | None:
-        try:
+        with _talking():
             return await self._collection.find_one(self._scoped(query))
-        except PyMongoError as error:
-            raise _unavailable(error) from error
 
     async def find(self, query: Filter, *, sort: Sort, limit: int) -> list[Document]:
-        try:
+        with _talking():
             return await self._collection.find(self._scoped(query)).sort(list(sort)).limit(limit).to_list(limit)
-        except PyMongoError as error:
-            raise _unavailable(error) from error
 
     async def update_one(self, query: Filter, update: Filter) -> bool:
         """True when a document matched."""
-        try:
+        with _talking():
             outcome = await self._collection.update_one(self._to_write(query), self._checked(update))
-        except PyMongoError as error:
-            raise _unavailable(error) from error
         return outcome.matched_count == 1
 
     async def find_one_and_update(self, query: Filter, update: Filter, *, sort: Sort | None = None) -> Document | None:
         """The document after the update, or None when nothing matched. One atomic step: claims rest on it."""
-        try:
+        with _talking():
             document: Document | None = await self._collection.find_one_and_update(
                 self._to_write(query),
                 self._checked(update),
                 sort=list(sort) if sort else None,
                 return_document=ReturnDocument.AFTER,
             )
-        except PyMongoError as error:
-            raise _unavailable(error) from error
         return document
 
     async def delete_one(self, query: Filter) -> bool:
-        try:
+        with _talking():
             outcome = await self._collection.delete_one(self._to_write(query))
-        except PyMongoError as error:
-            raise _unavailable(error) from error
         return outcome.deleted_count == 1
 
     async def count(self, query: Filter) -> int:
-        try:
+        with _talking():
             return await self._collection.count_documents(self._scoped(query))
-        except PyMongoError as error:
-            raise _unavailable(error) from error
 
     def _scoped(self, query: Filter) -> Document:
         clash = [key for key, value in self._scope.items() if query.get(key, value) != value]
@@ -149,23 +138,34 @@ class Mongo:
 
     async def make_indexes(self) -> None:
         """Idempotent; safe to run at every start."""
-        try:
+        with _talking():
             for name, indexes in INDEXES.items():
                 for keys in indexes:
                     await self._database[name].create_index(list(keys))
-        except PyMongoError as error:
-            raise _unavailable(error) from error
 
     async def ping(self) -> None:
         """Raises Unavailable when the database does not answer within the configured timeout."""
-        try:
+        with _talking():
             await self._client.admin.command("ping")
-        except PyMongoError as error:
-            raise _unavailable(error) from error
 
     async def close(self) -> None:
         await self._client.close()
 
 
-def _unavailable(error: PyMongoError) -> Unavailable:
-    return Unavailable(f"The job database did not answer ({type(error).__name__}).", code="database_unavailable")
+@contextmanager
+def _talking() -> Generator[None, None, None]:
+    """The one table from pymongo's errors to ours; and a cancellation that pymongo swallowed takes place after all.
+
+    pymongo drops a cancellation that comes while it reads an answer: a cancelled loop would then go on for ever.
+    """
+    task = asyncio.current_task()
+    num_cancels = 0 if task is None else task.cancelling()
+    try:
+        yield
+    except PyMongoError as error:
+        if task is not None and task.cancelling() > num_cancels:
+            raise asyncio.CancelledError from error
+        message = f"The job database did not answer ({type(error).__name__})."
+        raise Unavailable(message, code="database_unavailable") from error
+    if task is not None and task.cancelling() > num_cancels:
+        raise asyncio.CancelledError

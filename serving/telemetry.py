@@ -21,7 +21,9 @@ HTTP_REQUESTS = Counter("darkroom_http_requests_total", "HTTP requests answered.
 HTTP_SECONDS = Histogram("darkroom_http_request_seconds", "Time to answer.", ["route"], buckets=LATENCY_BUCKETS_S)
 JOBS_ACCEPTED = Counter("darkroom_jobs_accepted_total", "Jobs stored.", ["kind", "model"])
 JOBS_ENDED = Counter("darkroom_jobs_ended_total", "Jobs that reached a final status.", ["kind", "model", "status"])
-JOBS_TAKEN_OVER = Counter("darkroom_jobs_taken_over_total", "Jobs claimed again, after a lapsed lease or a lost backend.")
+JOBS_TAKEN_OVER = Counter(
+    "darkroom_jobs_taken_over_total", "Jobs claimed again, after a lapsed lease or a lost backend."
+)
 JOBS_DRIVEN = Gauge("darkroom_jobs_driven", "Jobs that Routers hold right now.", multiprocess_mode="livesum")
 JOB_SECONDS = Histogram(
     "darkroom_job_seconds", "From accepted to final status.", ["kind", "model"], buckets=LATENCY_BUCKETS_S

@@ -1,4 +1,4 @@
-"""True stand-ins for what tests cannot have: an engine that makes real pictures at once, S3 in memory, a Router here."""
+"""True stand-ins for what tests cannot have: an engine that makes pictures at once, S3 in memory, a Router here."""
 
 import asyncio
 import hashlib
@@ -39,6 +39,7 @@ class FakeBackend:
         self.gate = asyncio.Event()
         self.gate.set()
         self.ready = True
+        self.step_s = 0.0
 
     async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
         self.calls.append(job_id)
@@ -50,6 +51,7 @@ class FakeBackend:
                 raise self.troubles.popleft()
             steps = request.num_inference_steps * request.num_images
             for step in range(1, steps + 1):
+                await asyncio.sleep(self.step_s)
                 await on_progress(Progress(step, steps))
             await self.gate.wait()
             images = tuple(picture(request, index) for index in range(request.num_images))
@@ -122,9 +124,7 @@ class MemoryBlobs:
     def keys(self) -> list[str]:
         return sorted(self._objects)
 
-    def put(
-        self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str] | None = None
-    ) -> BlobInfo:
+    def put(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str] | None = None) -> BlobInfo:
         self._reach(check_key(key))
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         info = BlobInfo(key, len(data), etag, time.time(), content_type, dict(metadata or {}))

@@ -13,8 +13,11 @@ from serving.api.schemas import (
     TenantList,
 )
 from serving.errors import Forbidden, NotFound
+from serving.jobs.submission import check_text
 from serving.tenancy.auth import ApiKey, Caller
 from serving.tenancy.tenants import Tenant
+
+MAX_NAME_CHARS = 200  # the schemas are stricter where they say so
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
@@ -29,6 +32,7 @@ async def list_keys(services: ServicesDep, caller: CurrentAdmin, tenant: str | N
 async def create_key(body: NewKeyBody, services: ServicesDep, caller: CurrentAdmin) -> KeyBody:
     """The only time the secret is shown."""
     tenant = _tenant_of(caller, body.tenant)
+    check_text("name", body.name, max_chars=MAX_NAME_CHARS)
     if await services.tenants.find(tenant) is None:
         raise NotFound(f"No tenant {tenant!r}.", param="tenant", code="tenant_not_found")
     key, secret = await services.keys.create(tenant, name=body.name, role=body.role)
@@ -48,6 +52,7 @@ async def list_tenants(services: ServicesDep, _caller: Operator) -> TenantList:
 
 @router.post("/tenants", status_code=201)
 async def create_tenant(body: NewTenantBody, services: ServicesDep, _caller: Operator) -> TenantBody:
+    check_text("name", body.name or "", max_chars=MAX_NAME_CHARS)
     return _tenant_body(await services.tenants.create(body.id, name=body.name or body.id))
 
 

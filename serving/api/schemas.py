@@ -9,6 +9,8 @@ from serving.errors import BadInput
 from serving.jobs.job import Job, Kind, Priority, Status, StoredImage
 from serving.jobs.submission import ImageWish
 
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9\-]{0,62}$"  # it names a folder in S3
+
 
 class Lora(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -194,7 +196,9 @@ class NewKeyBody(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     role: Literal["admin", "member"] = "member"
-    tenant: str | None = Field(None, description="Another tenant than one's own: the operator's admins only.")
+    tenant: str | None = Field(
+        None, pattern=TENANT_PATTERN, description="Another tenant than one's own: the operator's admins only."
+    )
 
 
 class KeyBody(BaseModel):
@@ -221,7 +225,7 @@ class Deleted(BaseModel):
 class NewTenantBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,62}$")]
+    id: Annotated[str, Field(pattern=TENANT_PATTERN)]
     name: Annotated[str, Field(max_length=200)] | None = None
 
 

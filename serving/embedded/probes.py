@@ -85,6 +85,8 @@ class ApiProbe:
 
 
 def _read_missing(reply: httpx.Response) -> list[str]:
+    if reply.status_code == 404:
+        return ["the API is not deployed yet"]  # the proxy speaks before it knows the application
     try:
         body: Any = reply.json()
     except ValueError:

@@ -131,6 +131,15 @@ class StateDir:
         except (OSError, ValueError, TypeError):
             return None
 
+    def forget_run(self) -> None:
+        """Drops what belongs to one run: its record, its metrics, what Ray remembered. A start deploys afresh."""
+        self.run_path.unlink(missing_ok=True)
+        gcs_dir = self.path / "gcs"
+        for path in (gcs_dir, self.ray_temp_dir, self.metrics_dir):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (gcs_dir, self.metrics_dir):
+            path.mkdir(mode=0o700)
+
     def _lock(self) -> None:
         path = self.path / "lock"
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -62,7 +61,8 @@ def _serve_on(
         if sys.platform != "linux":
             raise StartupProblem(f"`darkroom serve` runs on Linux; this is {sys.platform}.")
         state.hold()
-        _clean_up_after_predecessor(state, screen)
+        if found := sweeper.sweep_predecessor(state):
+            screen.notice(found)
         check_api_address(settings.host, settings.port)
         asyncio.run(_serve(settings, state, screen, first_picture, deployer))
     except StartupProblem as problem:
@@ -280,20 +280,6 @@ class Supervisor:
             await self._sweeper.communicate(sweeper.FAREWELL)
         except (BrokenPipeError, ConnectionResetError):
             await self._sweeper.wait()
-
-
-def _clean_up_after_predecessor(state: StateDir, screen: Screen) -> None:
-    """Ends what a killed Darkroom left, and forgets what Ray remembered: the new start deploys afresh."""
-    record = state.read_run()
-    if record is not None:
-        num_ended = sweeper.sweep_run(record)
-        left = f"; ended {num_ended} processes that it had left" if num_ended else ""
-        screen.notice(f"The last Darkroom on {state.path} did not stop in order{left}. Its jobs go on.")
-        state.run_path.unlink(missing_ok=True)
-    for path in (state.path / "gcs", state.ray_temp_dir, state.metrics_dir):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (state.path / "gcs", state.metrics_dir):
-        path.mkdir(mode=0o700)
 
 
 def _run_beside(first_picture: FirstPicture, screen: Screen) -> None:

@@ -45,6 +45,17 @@ def sweep_run(record: RunRecord, *, grace_s: float = GRACE_S) -> int:
     return end_processes(record.run_id, sessions, grace_s=grace_s)
 
 
+def sweep_predecessor(state: StateDir) -> str | None:
+    """Ends what a killed Darkroom left in this state folder and clears its traces; says so if there was one."""
+    record = state.read_run()
+    num_ended = sweep_run(record) if record is not None else 0
+    state.forget_run()
+    if record is None:
+        return None
+    left = f"; ended {num_ended} processes that it had left" if num_ended else ""
+    return f"The last Darkroom on {state.path} did not stop in order{left}. Its jobs go on."
+
+
 def _own_pids() -> list[int]:
     uid, me = os.getuid(), os.getpid()
     pids = []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,13 @@ class Darkroom:
 
 @pytest.fixture(scope="session")
 def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
-    home = tmp_path_factory.mktemp("home")
+    with running_darkroom(tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@contextmanager
+def running_darkroom(home: Path, *options: str) -> Iterator[Darkroom]:
+    """`darkroom serve` in an empty home; after it, no process may be left."""
     state_dir = home / "state"
     log_path = home / "serve.log"
     port = free_port()
@@ -74,7 +81,7 @@ def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
         "DARKROOM_CONFIG": str(CONFIG_DIR / "test.yaml"),
         "DARKROOM_DASHBOARD_PORT": "0",
     }
-    command = [str(Path(sys.executable).parent / "darkroom"), "serve"]
+    command = [str(Path(sys.executable).parent / "darkroom"), "serve", *options]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=home)
     url = f"http://127.0.0.1:{port}"

@@ -30,7 +30,9 @@ async def test_insert_stamps_the_tenant(alice: Collection, raw: Any) -> None:
     assert await stored(raw) == [{"_id": "1", "value": 1, "tenant": "alice"}]
 
 
-async def test_insert_of_an_id_that_exists_is_a_conflict_even_across_tenants(alice: Collection, bob: Collection) -> None:
+async def test_insert_of_an_id_that_exists_is_a_conflict_even_across_tenants(
+    alice: Collection, bob: Collection
+) -> None:
     await alice.insert({"_id": "1"})
     with pytest.raises(Conflict):
         await alice.insert({"_id": "1"})
@@ -53,7 +55,9 @@ async def test_find_does_not_see_another_tenants_documents(alice: Collection, bo
     assert [d["_id"] for d in await bob.find(either, sort=[("_id", 1)], limit=10)] == ["2"]
 
 
-async def test_update_one_does_not_change_another_tenants_document(alice: Collection, bob: Collection, raw: Any) -> None:
+async def test_update_one_does_not_change_another_tenants_document(
+    alice: Collection, bob: Collection, raw: Any
+) -> None:
     await alice.insert({"_id": "1", "value": 1})
     assert await bob.update_one({"_id": "1"}, {"$set": {"value": 2}}) is False
     assert await stored(raw) == [{"_id": "1", "value": 1, "tenant": "alice"}]
@@ -70,7 +74,9 @@ async def test_find_one_and_update_does_not_change_another_tenants_document(
     assert await stored(raw) == [{"_id": "1", "value": 1, "tenant": "alice"}]
 
 
-async def test_delete_one_does_not_delete_another_tenants_document(alice: Collection, bob: Collection, raw: Any) -> None:
+async def test_delete_one_does_not_delete_another_tenants_document(
+    alice: Collection, bob: Collection, raw: Any
+) -> None:
     await alice.insert({"_id": "1"})
     assert await bob.delete_one({"_id": "1"}) is False
     assert await bob.delete_one({}) is False
@@ -190,3 +196,15 @@ async def test_a_database_that_does_not_answer_is_unavailable_within_the_timeout
         await gate.close()
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 9
     assert {(outcome.status, outcome.code) for outcome in outcomes} == {(503, "database_unavailable")}
+
+
+async def test_a_cancellation_is_never_swallowed(alice: Collection) -> None:
+    """pymongo alone swallows about every third that comes while it reads: a cancelled loop would go on for ever."""
+    swallowed = 0
+    for attempt in range(150):
+        asking = asyncio.create_task(alice.find({}, sort=[("_id", 1)], limit=5))
+        await asyncio.sleep(attempt % 50 * 3e-5)
+        if asking.cancel():
+            await asyncio.wait({asking})
+            swallowed += not asking.cancelled()
+    assert swallowed == 0

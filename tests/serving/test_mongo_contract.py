@@ -87,7 +87,10 @@ async def test_find_sorts_by_several_keys_and_then_limits(ranked: Any) -> None:
     assert [d["_id"] for d in await ranked.find({}).sort(order).to_list(10)] == list("efcdab")
     assert [d["_id"] for d in await ranked.find({}).sort(order).limit(3).to_list(3)] == list("efc")
     newest = [("age", DESCENDING), ("_id", DESCENDING)]
-    assert [d["_id"] for d in await ranked.find({"rank": {"$in": [1, 2]}}).sort(newest).limit(2).to_list(2)] == ["d", "c"]
+    assert [d["_id"] for d in await ranked.find({"rank": {"$in": [1, 2]}}).sort(newest).limit(2).to_list(2)] == [
+        "d",
+        "c",
+    ]
 
 
 async def test_set_writes_scalars_lists_and_sub_documents_and_leaves_the_rest(things: Any) -> None:

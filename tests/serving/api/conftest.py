@@ -36,3 +36,9 @@ async def shared(module_mongo_settings: MongoSettings) -> AsyncIterator[House]:
     house = await open_house(module_mongo_settings)
     yield house
     await house.close()
+
+
+@pytest_asyncio.fixture
+async def the_next_request_is_answered_as_before(shared: House) -> AsyncIterator[None]:
+    yield
+    assert (await shared.alice.post(OPENAI, json=GOOD)).status_code == 200

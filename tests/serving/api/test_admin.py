@@ -1,5 +1,6 @@
 """/v1/admin: a tenant's admins manage its keys, the operator's all tenants; members nothing."""
 
+import json
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from tests.serving.api.conftest import assert_error
 from tests.serving.house import House
 
+JSON = {"Content-Type": "application/json"}
 ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/v1/admin/keys", None),
     ("POST", "/v1/admin/keys", {"name": "laptop"}),
@@ -107,7 +109,16 @@ async def test_a_tenant_id_that_could_not_be_a_folder_is_refused(shared: House, 
         ({"name": "x", "role": "root"}, "role"),
         ({"name": "x", "key": "dk-chosen"}, "key"),
         ({"name": 1}, "name"),
+        ({"name": "x", "tenant": "\ud800"}, "tenant"),
     ],
 )
 async def test_a_key_body_that_does_not_fit_is_refused(shared: House, body: dict[str, Any], param: str) -> None:
-    assert_error(await shared.operator.post("/v1/admin/keys", json=body), 422, param=param)
+    assert_error(await shared.operator.post("/v1/admin/keys", content=json.dumps(body), headers=JSON), 422, param=param)
+
+
+@pytest.mark.parametrize(("name", "status"), [("\ud800", 422), ("a\x00b", 400), ("a\nb\x1b[31m", 400)])
+async def test_names_that_cannot_be_stored_or_shown_are_refused(shared: House, name: str, status: int) -> None:
+    body = json.dumps({"name": name})
+    assert_error(await shared.operator.post("/v1/admin/keys", content=body, headers=JSON), status, param="name")
+    body = json.dumps({"id": "dora", "name": name})
+    assert_error(await shared.operator.post("/v1/admin/tenants", content=body, headers=JSON), status, param="name")

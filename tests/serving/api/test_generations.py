@@ -7,8 +7,8 @@ from tests.serving.api.conftest import GOOD, NATIVE, assert_error
 from tests.serving.house import House, eventually
 
 JOB_FIELDS = {
-    "id", "object", "kind", "status", "progress", "step", "steps", "created_at", "started_at", "finished_at", "attempts",
-    "priority", "model", "backend", "request", "result", "error", "metadata", "queue_position",
+    "id", "object", "kind", "status", "progress", "step", "steps", "created_at", "started_at", "finished_at",
+    "attempts", "priority", "model", "backend", "request", "result", "error", "metadata", "queue_position",
 }  # fmt: skip
 
 

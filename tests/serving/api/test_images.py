@@ -95,7 +95,14 @@ async def test_server_timing_tells_engine_and_queue(house: House) -> None:
 
 
 async def test_what_openai_clients_send_along_is_taken_and_unknown_extras_are_ignored(house: House) -> None:
-    extras = {"user": "u1", "quality": "high", "moderation": "low", "style": "vivid", "stream": False, "partial_images": 0}
+    extras = {
+        "user": "u1",
+        "quality": "high",
+        "moderation": "low",
+        "style": "vivid",
+        "stream": False,
+        "partial_images": 0,
+    }
     answer = await house.alice.post(OPENAI, json={**GOOD, **extras})
     assert answer.status_code == 200
     assert answer.json()["quality"] == "high"

@@ -96,8 +96,13 @@ async def test_jobs_go_to_the_engine_by_priority_and_then_by_age(houses: OpenHou
 
 async def test_a_lane_holds_no_more_than_its_width(houses: OpenHouse) -> None:
     house = await houses(lane_width=2, sweeps=False)
+    house.backend.gate.clear()
     jobs = [await house.insert() for _ in range(6)]
-    await asyncio.gather(*(house.dispatcher.drive(Place.of(job), job.model_id) for job in jobs))
+    driving = [asyncio.create_task(house.dispatcher.drive(Place.of(job), job.model_id)) for job in jobs]
+    await eventually(lambda: house.backend.num_running == 2)
+    await asyncio.sleep(0.1)
+    house.backend.gate.set()
+    await asyncio.gather(*driving)
     assert house.backend.most_running == 2
     assert sorted(house.backend.calls) == sorted(job.id for job in jobs)
 
@@ -161,7 +166,9 @@ async def test_a_job_that_was_put_back_is_driven_again_by_the_sweep(house: House
     assert house.backend.calls == [job.id, job.id]
 
 
-async def test_the_sweep_goes_on_after_the_database_was_away(houses: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sweep_goes_on_after_the_database_was_away(
+    houses: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house = await houses()
     find, failures = house.store.find_undriven, []
 

@@ -53,9 +53,7 @@ stored_images = st.builds(
     height_px=whole,
     seed=seeds,
 )
-results = st.builds(
-    JobResult, images=st.lists(stored_images, max_size=2).map(tuple), engine_s=finite, waited_s=finite
-)
+results = st.builds(JobResult, images=st.lists(stored_images, max_size=2).map(tuple), engine_s=finite, waited_s=finite)
 jobs = st.builds(
     Job,
     id=texts,

@@ -21,9 +21,7 @@ ADMIN = Caller(tenant="alice", role="admin", key_id="key_2")
 
 
 def resolve(prompt: str = "a red apple", **wish: Any) -> GenerationRequest:
-    return resolve_image(
-        ImageWish(prompt=prompt, **wish), CATALOG, default_model="emoji-3d", max_prompt_chars=4_000
-    )
+    return resolve_image(ImageWish(prompt=prompt, **wish), CATALOG, default_model="emoji-3d", max_prompt_chars=4_000)
 
 
 def refusal(prompt: str = "a red apple", **wish: Any) -> AppError:
@@ -107,7 +105,9 @@ def test_n_outside_the_limits(n: int) -> None:
     assert "from 1 to 10" in error.message
 
 
-@pytest.mark.parametrize(("size", "pair"), [("auto", (128, 128)), ("64x64", (64, 64)), ("256x64", (256, 64)), ("72x200", (72, 200))])
+@pytest.mark.parametrize(
+    ("size", "pair"), [("auto", (128, 128)), ("64x64", (64, 64)), ("256x64", (256, 64)), ("72x200", (72, 200))]
+)
 def test_sizes_that_the_model_makes(size: str, pair: tuple[int, int]) -> None:
     request = resolve(size=size)
     assert (request.width_px, request.height_px) == pair

@@ -1,0 +1,87 @@
+"""The OpenAPI document: valid, complete, and true about keys and errors."""
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.serving.house import House
+
+ROUTES = {
+    ("post", "/v1/images/generations"),
+    ("post", "/v1/generate/image"),
+    ("get", "/v1/jobs"),
+    ("get", "/v1/jobs/{job_id}"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{model_id}"),
+    ("get", "/v1/admin/keys"),
+    ("post", "/v1/admin/keys"),
+    ("delete", "/v1/admin/keys/{key_id}"),
+    ("get", "/v1/admin/tenants"),
+    ("post", "/v1/admin/tenants"),
+    ("get", "/health"),
+    ("get", "/health/live"),
+    ("get", "/health/ready"),
+    ("get", "/metrics"),
+}
+
+
+@pytest.fixture
+async def document(shared: House) -> dict[str, Any]:
+    answer = await shared.anonymous.get("/openapi.json")
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): op for path, ops in document["paths"].items() for method, op in ops.items()}
+
+
+async def test_it_is_openapi_3_and_names_every_route(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["title"] == "Darkroom"
+    assert set(operations(document)) == ROUTES
+
+
+async def test_its_schemas_are_valid_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+
+    def check(node: Any) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                assert node["$ref"].removeprefix("#/components/schemas/") in schemas
+            for value in node.values():
+                check(value)
+        elif isinstance(node, list):
+            for value in node:
+                check(value)
+
+    check(document)
+
+
+async def test_routes_below_v1_need_a_key_and_the_others_do_not(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    for (_, path), operation in operations(document).items():
+        assert operation.get("security", []) == ([{"HTTPBearer": []}] if path.startswith("/v1/") else [])
+
+
+async def test_every_refusal_is_documented_in_openais_shape(document: dict[str, Any]) -> None:
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for (_, path), operation in operations(document).items():
+        if path.startswith("/v1/"):
+            content = operation["responses"]["4XX"]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
+
+
+async def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations(document).values()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_the_pages_are_served(shared: House, path: str) -> None:
+    answer = await shared.anonymous.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/html")

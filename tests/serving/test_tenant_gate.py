@@ -1,0 +1,172 @@
+"""All tenant-facing routes, with every command to MongoDB watched: none on tenants' data goes without the tenant."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from pymongo import monitoring
+
+from configs.settings import MongoSettings
+from serving.mongo import Collection, CollectionName, Mongo, Reason
+from tests.serving.api.conftest import GOOD, NATIVE, OPENAI
+from tests.serving.conftest import OpenHouse
+from tests.serving.house import House
+
+WATCHED = {"jobs", "api_keys"}
+COMMANDS = {"find", "aggregate", "count", "update", "delete", "findAndModify", "insert", "distinct"}
+# What the server's own work looks like on the wire: (reason, command, collection). Anything else must carry the tenant.
+EXCEPTIONS: set[tuple[Reason, str, CollectionName]] = {
+    ("authenticate", "find", "api_keys"),
+    ("count_queue", "aggregate", "jobs"),
+    ("drive_jobs", "find", "jobs"),
+    ("drive_jobs", "findAndModify", "jobs"),
+}
+OPERATORS_ALONE = {("get", "/v1/admin/tenants"), ("post", "/v1/admin/tenants")}
+_reason: ContextVar[Reason | None] = ContextVar("reason", default=None)
+
+
+class Marked:
+    """A collection whose commands are known, for as long as each call lasts, to have been sent for `reason`."""
+
+    def __init__(self, collection: Collection, reason: Reason) -> None:
+        self._inner, self._why = collection, reason
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+
+        async def marked(*args: Any, **kwargs: Any) -> Any:
+            token = _reason.set(self._why)
+            try:
+                return await method(*args, **kwargs)
+            finally:
+                _reason.reset(token)
+
+        return marked
+
+
+@dataclass
+class Watch(monitoring.CommandListener):
+    """Every command on tenants' data: which tenants it is bound to, or why it need not be."""
+
+    tenants: set[str] = field(default_factory=set)
+    excused: set[tuple[str, str, str]] = field(default_factory=set)
+    breaches: list[str] = field(default_factory=list)
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        name, collection = event.command_name, str(event.command.get(event.command_name))
+        if name not in COMMANDS or collection not in WATCHED:
+            return
+        reason = _reason.get()
+        if reason is not None and (reason, name, collection) in EXCEPTIONS:
+            self.excused.add((reason, name, collection))
+            return
+        for query in queries_of(name, event.command):
+            tenant = query.get("tenant")
+            if isinstance(tenant, str):
+                self.tenants.add(tenant)
+            else:
+                self.breaches.append(f"{name} on {collection} for {reason}: {dict(query)}")
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+
+def queries_of(name: str, command: Any) -> list[Any]:
+    match name:
+        case "find":
+            return [command["filter"]]
+        case "aggregate":
+            return [command["pipeline"][0].get("$match", {})]
+        case "update":
+            return [update["q"] for update in command["updates"]]
+        case "delete":
+            return [delete["q"] for delete in command["deletes"]]
+        case "insert":
+            return list(command["documents"])
+        case _:
+            return [command.get("query", {})]
+
+
+def watched_by(watch: Watch) -> Any:
+    class WatchedMongo(Mongo):
+        def __init__(self, settings: MongoSettings) -> None:
+            super().__init__(settings, event_listeners=[watch])
+
+        def across_tenants(self, name: CollectionName, reason: Reason) -> Any:
+            return Marked(super().across_tenants(name, reason), reason)
+
+    return WatchedMongo
+
+
+async def call_all_routes(house: House) -> set[tuple[str, str]]:
+    """As a member and as an admin of the tenant alice; the routes that were called."""
+    _, secret = await house.services.keys.create("alice", name="admin", role="admin")
+    job_id = (await house.alice.post(OPENAI, json={**GOOD, "response_format": "b64_json"})).json()["job_id"]
+    await house.until(
+        await house.store.get("alice", (await house.alice.post(NATIVE, json=GOOD)).json()["id"]), "succeeded"
+    )
+    for path in (
+        "/v1/jobs",
+        "/v1/jobs?status=succeeded&kind=image&limit=1",
+        f"/v1/jobs?after={job_id}",
+        f"/v1/jobs/{job_id}",
+        "/v1/models",
+        "/v1/models/emoji-3d",
+    ):
+        assert (await house.alice.get(path)).status_code == 200
+    assert (await house.bob.get(f"/v1/jobs/{job_id}")).status_code == 404
+    assert (await house.alice.post(NATIVE, json=GOOD, headers={"Prefer": "wait=5"})).status_code == 200
+    async with house.client(secret) as admin:
+        made = (await admin.post("/v1/admin/keys", json={"name": "laptop"})).json()
+        assert (await admin.get("/v1/admin/keys")).status_code == 200
+        assert (await admin.delete(f"/v1/admin/keys/{made['id']}")).status_code == 200
+    return {
+        ("post", OPENAI),
+        ("post", NATIVE),
+        ("get", "/v1/jobs"),
+        ("get", "/v1/jobs/{job_id}"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{model_id}"),
+        ("post", "/v1/admin/keys"),
+        ("get", "/v1/admin/keys"),
+        ("delete", "/v1/admin/keys/{key_id}"),
+    }
+
+
+async def test_no_route_sends_a_command_on_tenants_data_without_the_tenant(houses: OpenHouse) -> None:
+    watch = Watch()
+    house = await houses(make_mongo=watched_by(watch))
+    called = await call_all_routes(house)
+    paths = (await house.alice.get("/openapi.json")).json()["paths"]
+    routes = {(method, path) for path, operations in paths.items() for method in operations if path.startswith("/v1/")}
+    assert called == routes - OPERATORS_ALONE, "a new route must be called here too"
+    assert watch.breaches == []
+    assert watch.tenants == {"alice", "bob", "default"}
+    assert watch.excused == EXCEPTIONS, "an exception that nobody needs must go"
+
+
+@pytest.mark.parametrize(
+    "sneak",
+    [
+        lambda house: house.mongo._database["jobs"].find_one({"_id": "x"}),
+        lambda house: house.mongo._database["jobs"].find_one({"$or": [{"tenant": "alice"}, {"_id": "x"}]}),
+        lambda house: house.mongo._database["jobs"].find_one({"tenant": {"$exists": True}}),
+        lambda house: house.mongo._database["jobs"].count_documents({"status": "queued"}),
+        lambda house: house.mongo._database["jobs"].update_one({"_id": "x"}, {"$set": {"a": 1}}),
+        lambda house: house.mongo._database["jobs"].find_one_and_update({"_id": "x"}, {"$set": {"a": 1}}),
+        lambda house: house.mongo._database["jobs"].insert_one({"_id": "x"}),
+        lambda house: house.mongo._database["api_keys"].delete_one({"key_id": "x"}),
+        lambda house: house.mongo.across_tenants("jobs", "operate_server").find_one({}),
+        lambda house: house.mongo.across_tenants("api_keys", "drive_jobs").find_one({}),
+        lambda house: house.mongo.across_tenants("jobs", "count_queue").find_one({}),
+        lambda house: house.mongo.across_tenants("api_keys", "authenticate").delete_one({"_id": "x"}),
+    ],
+)
+async def test_a_command_without_the_tenant_is_caught(houses: OpenHouse, sneak: Any) -> None:
+    watch = Watch()
+    house = await houses(make_mongo=watched_by(watch), sweeps=False)
+    assert watch.breaches == []
+    await sneak(house)
+    assert len(watch.breaches) == 1
