@@ -30,6 +30,7 @@ class LogSettings(Frozen):
 
 class ApiSettings(Frozen):
     max_body_bytes: int = Field(8_388_608, gt=0, description="A larger JSON body is refused with 413.")
+    body_deadline_s: float = Field(60.0, gt=0, description="A body that takes longer to arrive is refused with 408.")
     max_json_depth: int = Field(32, gt=0, description="Deeper nesting is refused with 400.")
     max_prompt_chars: int = Field(4_000, gt=0)
     sync_deadline_s: float = Field(600.0, gt=0, description="How long an image call waits for its job.")
@@ -43,7 +44,10 @@ class JobSettings(Frozen):
     lease_s: float = Field(30.0, gt=0, description="A claim not renewed for this long may be taken over.")
     heartbeat_s: float = Field(10.0, gt=0)
     poll_s: float = Field(2.0, gt=0, description="How often a Router looks for jobs nobody drives.")
-    max_attempts: int = Field(3, ge=1)
+    max_lost_workers: int = Field(3, ge=1, description="A job whose worker was lost this often is given up.")
+    max_age_s: float = Field(86_400.0, gt=0, description="A job not finished this long after it came is given up.")
+    retry_base_s: float = Field(1.0, gt=0, description="Wait before a job runs again; doubles with every attempt.")
+    retry_cap_s: float = Field(30.0, gt=0)
     max_queued: int = Field(1_000, ge=1, description="Over all tenants; beyond it 429 with Retry-After.")
     max_queued_per_tenant: int = Field(200, ge=1)
     run_deadline_s: float = Field(1_800.0, gt=0, description="A job that runs longer fails with code deadline.")

@@ -1,8 +1,9 @@
 """The error tree: every expected refusal carries its HTTP status and OpenAI's error fields. Knows no framework.
 
 AppError
-├─ BadInput 400 ├─ UnknownField 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404 ├─ Conflict 409
-├─ TooLarge 413 ├─ UnsupportedMedia 415 ├─ TooManyRequests 429 └─ Unavailable 503 ─ JobFailed 500
+├─ BadInput 400 ─ Unprocessable 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404
+├─ MethodNotAllowed 405 ├─ RequestTimeout 408 ├─ Conflict 409 ├─ TooLarge 413 ├─ UnsupportedMedia 415
+└─ TooManyRequests 429, Unavailable 503, JobFailed 500
 """
 
 from models.errors import ModelError, UnknownModel
@@ -59,6 +60,10 @@ class NotFound(AppError):
 
 class MethodNotAllowed(AppError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(AppError):
+    status, type, code = 408, "invalid_request_error", "body_timeout"
 
 
 class Conflict(AppError):

@@ -3,6 +3,7 @@
 A plain ASGI middleware, so that nothing of an unauthenticated body is ever parsed.
 """
 
+import asyncio
 import json
 import re
 import secrets
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.settings import ApiSettings
-from serving.errors import AppError, BadInput, NotAuthenticated, TooLarge, UnsupportedMedia
+from serving.errors import AppError, BadInput, NotAuthenticated, RequestTimeout, TooLarge, UnsupportedMedia
 from serving.telemetry import HTTP_REQUESTS, HTTP_SECONDS, get_logger
 from serving.tenancy.auth import KeyRing
 
@@ -27,7 +28,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # Possessive, and an open string runs to the end: one pass over the text, whatever it holds.
 STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 # A body over the limit is read and thrown away up to here, so that the client gets to see the answer.
-MAX_DRAINED_BYTES = 128 * 1024 * 1024
+MAX_DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class Gatekeeper:
@@ -49,8 +50,8 @@ class Gatekeeper:
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._admit(scope, headers, receive)
-                await self._app(scope, await self._with_body(scope, headers, receive), answer.send)
+                replayed = await self._receive_whole(scope, headers, receive)
+                await self._app(scope, replayed, answer.send)
             except AppError as error:
                 if answer.status is not None:
                     raise
@@ -60,6 +61,16 @@ class Gatekeeper:
                 # Bound to the request's context, which may outlive it: the next request on it is another caller's.
                 self._account(scope, answer.status or 500, time.perf_counter() - started)
                 structlog.contextvars.unbind_contextvars("tenant")
+
+    async def _receive_whole(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """Key first, then the body. A client that does not send what it announced must not hold us for ever."""
+        try:
+            async with asyncio.timeout(self._settings.body_deadline_s):
+                await self._admit(scope, headers, receive)
+                return await self._with_body(scope, headers, receive)
+        except TimeoutError as error:
+            deadline_s = self._settings.body_deadline_s
+            raise RequestTimeout(f"The request was not complete after {deadline_s:g} s.") from error
 
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive) -> None:
         if not scope["path"].startswith(PROTECTED_PREFIXES):

@@ -1,6 +1,7 @@
 """Our own engines as a backend. Knows no Ray: a Router hands in what calls the engine replica."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 from models.errors import GenerationError
@@ -27,7 +28,7 @@ EngineMessage = Progress | GenerationResult | EngineFailure
 class EngineLink(Protocol):
     """How to reach the engine of one model. Raises BackendLost when its process is gone."""
 
-    def generate(self, job_id: str, request: GenerationRequest) -> AsyncIterator[EngineMessage]: ...
+    def generate(self, job_id: str, request: GenerationRequest) -> AsyncGenerator[EngineMessage, None]: ...
 
     async def is_ready(self, *, timeout_s: float) -> bool: ...
 
@@ -43,8 +44,8 @@ class EngineBackend:
         self._link = link
 
     async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
-        messages = self._link.generate(job_id, request)
-        try:
+        # Closed at once: when on_progress raises, the traceback would keep the generator, and the engine at work.
+        async with aclosing(self._link.generate(job_id, request)) as messages:
             async for message in messages:
                 if isinstance(message, GenerationResult):
                     return message
@@ -53,10 +54,6 @@ class EngineBackend:
                     failure.code = message.code
                     raise failure
                 await on_progress(message)
-        finally:
-            # At once: when on_progress raises, the traceback would keep the generator, and the engine at work.
-            if isinstance(messages, AsyncGenerator):
-                await messages.aclose()
         raise BackendLost(f"{self.id} ended its answer without a result")
 
     async def is_ready(self) -> bool:

@@ -69,9 +69,10 @@ class Screen:
         self._console.print(f"\n[bold green]Darkroom is ready[/] after {self.elapsed_s:.0f} s.")
         for name, value in rows:
             self._console.print(f"  [bold]{name:<14}[/] {escape(value)}")
-        if settings.host not in {"127.0.0.1", "localhost", "::1"} and settings.s3.public_endpoint is None:
+        is_store_local = (settings.s3.public_endpoint or "").startswith("http://127.0.0.1:")
+        if settings.host not in {"127.0.0.1", "localhost", "::1"} and is_store_local:
             self._console.print(
-                "  [yellow]Picture URLs point to 127.0.0.1: other machines need s3.endpoint, or b64_json.[/]"
+                "  [yellow]Picture URLs point to 127.0.0.1: other machines need s3.public_endpoint, or b64_json.[/]"
             )
         self._console.print("  Ctrl-C stops it and everything it started.\n")
 

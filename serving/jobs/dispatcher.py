@@ -110,9 +110,9 @@ class Dispatcher:
         return task
 
     async def _in_lane(self, place: Place, model_id: str) -> Job | None:
-        taken_at = time.time()
+        came_at = time.perf_counter()
         async with self._lanes[model_id].enter(place):
-            return await self._driver.drive(place.job_id, taken_at=taken_at)
+            return await self._driver.drive(place.job_id, waited_s=time.perf_counter() - came_at)
 
     def _forget(self, task: asyncio.Task[Job | None]) -> None:
         del self._tasks[task.get_name()]

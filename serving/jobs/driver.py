@@ -53,10 +53,10 @@ class Driver:
         self._owner = owner
         self._num_driven = dict.fromkeys(backends, 0)
 
-    async def drive(self, job_id: str, *, taken_at: float) -> Job | None:
+    async def drive(self, job_id: str, *, waited_s: float) -> Job | None:
         """Claims and runs one job; its last known state, or None when somebody else has it.
 
-        `taken_at` is the time.time() at which this Router took it on: from there to the engine counts as waiting.
+        `waited_s` is how long it stood in this Router's lane; it is told apart from the engine's own time.
         """
         job = await self._store.claim(job_id, owner=self._owner)
         if job is None:
@@ -64,7 +64,6 @@ class Driver:
         with structlog.contextvars.bound_contextvars(job_id=job.id, tenant=job.tenant, request_id=job.request_id):
             if job.attempts > 1:
                 JOBS_TAKEN_OVER.inc()
-            waited_s = max(0.0, time.time() - taken_at)
             log.info("job claimed", model=job.model_id, attempt=job.attempts)
             JOBS_DRIVEN.inc()
             try:
@@ -77,13 +76,14 @@ class Driver:
             if ended.is_final:
                 JOBS_ENDED.labels(job.kind, job.model_id, ended.status).inc()
                 JOB_SECONDS.labels(job.kind, job.model_id).observe(time.time() - job.created_at)
-            log.info("job ended" if ended.is_final else "job put back", status=ended.status)
+                log.info("job ended", status=ended.status)
             return ended
 
     async def _run(self, job: Job, waited_s: float) -> Job:
-        if job.attempts > self._settings.max_attempts:
-            lost = f"Given up after {self._settings.max_attempts} attempts; each lost its worker."
-            return await self._fail(job, "attempts_exhausted", lost)
+        if job.lost_workers >= self._settings.max_lost_workers:
+            return await self._fail(job, "workers_lost", f"Given up: it lost its worker {job.lost_workers} times.")
+        if time.time() - job.created_at > self._settings.max_age_s:
+            return await self._fail(job, "expired", f"Not finished within {self._settings.max_age_s:g} s.")
         try:
             backend = self._choose(job)
             made = await self._make(job, backend)
@@ -91,9 +91,11 @@ class Driver:
             return await self._store.succeed(job, result, backend=backend.id)
         except GenerationError as error:
             return await self._fail(job, error.code, str(error))
-        except (BackendLost, BlobError, Unavailable) as error:
-            log.warning("backend or storage lost", reason=str(error))
-            return await self._store.put_back(job)
+        except BackendLost as error:
+            return await self._put_back(job, str(error), is_worker_lost=True)
+        except (BlobError, Unavailable) as error:
+            # The stores are away. That says nothing of the job: it may try for as long as its age allows.
+            return await self._put_back(job, str(error), is_worker_lost=False)
 
     def _choose(self, job: Job) -> Backend:
         states = [
@@ -160,6 +162,11 @@ class Driver:
     async def _fail(self, job: Job, code: str, message: str) -> Job:
         log.warning("job failed", code=code, reason=message)
         return await self._store.fail(job, JobError(code=code, message=message))
+
+    async def _put_back(self, job: Job, reason: str, *, is_worker_lost: bool) -> Job:
+        delay_s = min(self._settings.retry_cap_s, self._settings.retry_base_s * 2 ** (job.attempts - 1))
+        log.warning("job put back", reason=reason, delay_s=delay_s)
+        return await self._store.put_back(job, delay_s=delay_s, is_worker_lost=is_worker_lost)
 
     async def _under_lease(self, job: Job, work: Coroutine[None, None, Job]) -> Job:
         """Renews the lease while `work` runs. Stops it with LeaseLost; at the run deadline the job fails."""

@@ -70,7 +70,9 @@ class Job:
     steps: int = 0
     started_at: float | None = None
     finished_at: float | None = None
-    attempts: int = 0
+    attempts: int = 0  # claims, whatever became of them
+    lost_workers: int = 0  # attempts that ended with the death of whoever was at work
+    not_before: float = 0.0  # Unix seconds; put back until then
     fence: int = 0  # grows with every claim; a write with an older fence is refused
     owner: str | None = None
     lease_until: float = 0.0

@@ -24,6 +24,9 @@ from serving.jobs.job import (
     result_to_document,
 )
 from serving.mongo import Document, Mongo
+from serving.telemetry import get_logger
+
+log = get_logger("store")
 
 OLDEST_FIRST = (("priority_rank", 1), ("created_at", 1))
 
@@ -91,7 +94,7 @@ class JobStore:
         now = time.time()
         jobs = self._mongo.across_tenants("jobs", "drive_jobs")
         lease_until = now + self._settings.lease_s
-        update = {
+        update: dict[str, dict[str, Any]] = {
             "$set": {"status": "running", "owner": owner, "lease_until": lease_until, "started_at": now},
             "$inc": {"attempts": 1, "fence": 1},
         }
@@ -99,6 +102,7 @@ class JobStore:
         document = await jobs.find_one_and_update({"_id": job_id, "status": "queued"}, update)
         if document is None:
             lapsed = {"_id": job_id, "status": "running", "lease_until": {"$lt": now}}
+            update["$inc"]["lost_workers"] = 1
             document = await jobs.find_one_and_update(lapsed, update)
         return None if document is None else job_from_document(document)
 
@@ -106,11 +110,14 @@ class JobStore:
         """Jobs that wait or whose lease ran out, best first. Reads only; claim() decides who gets one."""
         jobs = self._mongo.across_tenants("jobs", "drive_jobs")
         of_models = {"model": {"$in": list(model_ids)}}
-        lapsed = await jobs.find(
-            {"status": "running", "lease_until": {"$lt": time.time()}, **of_models}, sort=OLDEST_FIRST, limit=limit
-        )
-        waiting = await jobs.find({"status": "queued", **of_models}, sort=OLDEST_FIRST, limit=limit)
-        return [job_from_document(document) for document in [*lapsed, *waiting]]
+        now = time.time()
+        lapsed = {"status": "running", "lease_until": {"$lt": now}, **of_models}
+        waiting = {"status": "queued", "not_before": {"$lte": now}, **of_models}
+        found = [
+            *await jobs.find(lapsed, sort=OLDEST_FIRST, limit=limit),
+            *await jobs.find(waiting, sort=OLDEST_FIRST, limit=limit),
+        ]
+        return [job for document in found if (job := _read(document)) is not None]
 
     async def renew(self, job: Job) -> None:
         """The heartbeat. Raises LeaseLost when somebody else owns the job."""
@@ -138,9 +145,19 @@ class JobStore:
     async def fail(self, job: Job, error: JobError) -> Job:
         return await self._move(job, "failed", {"error": asdict(error), "finished_at": time.time(), "owner": None})
 
-    async def put_back(self, job: Job) -> Job:
-        """Back to the queue, its place kept: the backend was lost, not the job's fault."""
-        return await self._move(job, "queued", {"owner": None, "progress": 0, "step": 0})
+    async def put_back(self, job: Job, *, delay_s: float, is_worker_lost: bool) -> Job:
+        """Back to the queue, its place kept, not to be run again within `delay_s`."""
+        return await self._move(
+            job,
+            "queued",
+            {
+                "owner": None,
+                "progress": 0,
+                "step": 0,
+                "not_before": time.time() + delay_s,
+                "lost_workers": job.lost_workers + is_worker_lost,
+            },
+        )
 
     async def _move(self, job: Job, status: Status, changes: dict[str, Any]) -> Job:
         assert status in TRANSITIONS["running"], f"{job.id}: running → {status} is not allowed"
@@ -153,3 +170,12 @@ class JobStore:
         if document is None:
             raise LeaseLost(f"{job.id}: fence {job.fence} is no longer the newest, or the job has ended")
         return job_from_document(document)
+
+
+def _read(document: Document) -> Job | None:
+    """The job, or None for a document that this version cannot read: it must not stop the work on all others."""
+    try:
+        return job_from_document(document)
+    except (KeyError, TypeError, ValueError):
+        log.exception("job document not understood", job_id=document.get("_id"))
+        return None

@@ -1,13 +1,13 @@
 """Ray handles as the links that the rooms below ask for; Ray's errors become BackendLost or None."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.request import GenerationRequest
+from pipelines.request import GenerationRequest, Progress
 from serving.backends.gpu import EngineMessage
 from serving.errors import BackendLost
 from serving.jobs.dispatcher import Place
@@ -23,13 +23,13 @@ class RayEngineLink:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    async def generate(self, job_id: str, request: GenerationRequest) -> AsyncIterator[EngineMessage]:
+    async def generate(self, job_id: str, request: GenerationRequest) -> AsyncGenerator[EngineMessage, None]:
         stream = self._handle.options(stream=True).generate.remote(job_id, request)
         is_complete = False
         try:
             async for message in stream:
+                is_complete = not isinstance(message, Progress)
                 yield message
-            is_complete = True
         except (RayError, RayServeException) as error:
             raise BackendLost(f"engine of {request.model_id}: {type(error).__name__}") from error
         finally:

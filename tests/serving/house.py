@@ -27,7 +27,7 @@ from serving.tenancy.tenants import Tenants
 from tests.fakes import FakeBackend, LocalRouterLink, MemoryBlobs
 
 MODELS = ("emoji-3d", "flux-schnell")  # one that takes everything, one without guidance and negative prompt
-JOB_SETTINGS: dict[str, Any] = {"lease_s": 4.0, "heartbeat_s": 1.0, "poll_s": 0.05}
+JOB_SETTINGS: dict[str, Any] = {"lease_s": 4.0, "heartbeat_s": 1.0, "poll_s": 0.05, "retry_base_s": 0.05}
 WAIT_DEADLINE_S = 20.0
 
 
@@ -70,7 +70,7 @@ class House:
         return job
 
     async def drive(self, job: Job) -> Job | None:
-        return await self.driver.drive(job.id, taken_at=time.time())
+        return await self.driver.drive(job.id, waited_s=0.0)
 
     async def until(self, job: Job, status: Status) -> Job:
         async def has_it() -> bool:

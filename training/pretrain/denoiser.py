@@ -53,6 +53,9 @@ def build_denoiser(recipe: PretrainRecipe, subjects: list[Subject]) -> Denoiser:
         layers_per_block=part.layers_per_block,
         cross_attention_dim=recipe.text.width,
         attention_head_dim=part.heads,
+        # The pooled words go beside the timestep into every block, so the finest level hears of the subject too.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=part.heads,
         norm_num_groups=part.norm_groups,
     )
     return Denoiser(unet, build_text_encoder(tokenizer, recipe.text), tokenizer, build_scheduler(recipe))

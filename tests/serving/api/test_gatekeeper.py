@@ -1,5 +1,6 @@
 """The gatekeeper: keys before anything else, bodies measured in one pass, request ids kept or made."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from serving.api.gatekeeper import check_json
 from serving.errors import BadInput
 from tests.serving.api.conftest import GOOD, NATIVE, OPENAI, assert_error
+from tests.serving.conftest import OpenHouse
 from tests.serving.house import House
 
 pytestmark = pytest.mark.usefixtures("the_next_request_is_answered_as_before")
@@ -41,6 +43,23 @@ async def test_a_body_whose_last_piece_is_the_one_too_many_is_answered_at_once(s
     scope = {"type": "http", "method": "POST", "path": OPENAI, "headers": headers, "query_string": b""}
     await shared.app(scope, receive, send)
     assert sent[0]["status"] == 413
+
+
+async def test_a_client_that_never_sends_its_body_is_not_waited_for(houses: OpenHouse) -> None:
+    house = await houses(api={"body_deadline_s": 0.2})
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError("the deadline comes first")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", house.alice.headers["Authorization"].encode()), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": OPENAI, "headers": headers, "query_string": b""}
+    await house.app(scope, receive, send)
+    assert sent[0]["status"] == 408
 
 
 @pytest.mark.parametrize("text", ['{"a": ' + '"' + '\\"' * 2 * MIB, '"\n' * MIB, "[]" * MIB, "\\" * 4 * MIB])

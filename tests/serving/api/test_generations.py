@@ -84,7 +84,7 @@ async def test_prefer_wait_tells_a_failed_job_too(house: House) -> None:
     house.backend.troubles.extend(BackendLost("its process died") for _ in range(9))
     answer = await house.alice.post(NATIVE, json=GOOD, headers={"Prefer": "wait=10"})
     assert answer.status_code == 200
-    assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", "attempts_exhausted")
+    assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", "workers_lost")
     assert answer.json()["error"]["message"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ async def test_the_largest_seed_goes_all_the_way(quiet: House) -> None:
 
 async def test_waiting_before_the_engine_is_counted(quiet: House) -> None:
     job = await quiet.insert()
-    ended = await quiet.driver.drive(job.id, taken_at=time.time() - 3.0)
+    ended = await quiet.driver.drive(job.id, waited_s=3.0)
     assert ended is not None
     assert ended.result is not None
     assert 3.0 <= ended.result.waited_s < 4.0
@@ -105,15 +106,15 @@ async def test_a_lost_backend_puts_the_job_back_and_the_next_attempt_makes_it(qu
     assert ended.result.images[0].key.endswith("/2-0.png")
 
 
-async def test_after_the_last_attempt_the_job_fails_and_the_backend_is_not_asked_again(houses: OpenHouse) -> None:
-    house = await houses(sweeps=False, jobs={"max_attempts": 2})
+async def test_a_job_that_lost_its_worker_too_often_fails_and_the_backend_is_not_asked_again(houses: OpenHouse) -> None:
+    house = await houses(sweeps=False, jobs={"max_lost_workers": 2})
     house.backend.troubles.extend(BackendLost("its process died") for _ in range(9))
     job = await house.insert()
     outcomes = [(await driven(house, job)).status for _ in range(3)]
     ended = await house.store.get("alice", job.id)
     assert outcomes == ["queued", "queued", "failed"]
     assert ended.error is not None
-    assert ended.error.code == "attempts_exhausted"
+    assert ended.error.code == "workers_lost"
     assert len(house.backend.calls) == 2
 
 
@@ -123,6 +124,33 @@ async def test_a_store_that_is_away_puts_the_job_back_and_later_keeps_the_pictur
     assert (await driven(quiet, job)).status == "queued"
     quiet.blobs.is_down = False
     assert (await driven(quiet, job)).status == "succeeded"
+
+
+async def test_a_store_that_stays_away_never_uses_the_job_up(houses: OpenHouse) -> None:
+    house = await houses(sweeps=False, jobs={"max_lost_workers": 1})
+    job = await house.insert()
+    house.blobs.is_down = True
+    assert [(await driven(house, job)).status for _ in range(4)] == ["queued"] * 4
+    house.blobs.is_down = False
+    assert (await driven(house, job)).status == "succeeded"
+
+
+async def test_the_wait_before_the_next_attempt_doubles_up_to_its_cap(houses: OpenHouse) -> None:
+    house = await houses(sweeps=False, jobs={"retry_base_s": 10, "retry_cap_s": 35})
+    job = await house.insert()
+    house.blobs.is_down = True
+    delays = [round((await driven(house, job)).not_before - time.time()) for _ in range(4)]
+    assert delays == [10, 20, 35, 35]
+
+
+async def test_a_job_older_than_its_age_allows_is_given_up(houses: OpenHouse) -> None:
+    house = await houses(sweeps=False, jobs={"max_age_s": 5})
+    job = replace(await house.insert(), id="job_old", created_at=time.time() - 6)
+    await house.store.insert(job)
+    ended = await driven(house, job)
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == ("failed", "expired")
+    assert house.backend.calls == []
 
 
 async def test_a_model_that_no_backend_has_fails_with_the_reasons(quiet: House) -> None:

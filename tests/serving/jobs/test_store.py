@@ -22,7 +22,7 @@ WRITES: dict[str, Callable[[JobStore, Job], Awaitable[Any]]] = {
     "write_progress": lambda store, job: store.write_progress(job, step=1, steps=2, progress=50),
     "succeed": lambda store, job: store.succeed(job, RESULT, backend="engine:x"),
     "fail": lambda store, job: store.fail(job, JobError("code", "message")),
-    "put_back": lambda store, job: store.put_back(job),
+    "put_back": lambda store, job: store.put_back(job, delay_s=0, is_worker_lost=True),
 }
 
 
@@ -140,7 +140,7 @@ async def test_put_back_makes_it_claimable_at_once_and_keeps_its_place(store: Jo
     await store.insert(later)
     mine = await claimed(store, job)
     await store.write_progress(mine, step=1, steps=2, progress=50)
-    back = await store.put_back(mine)
+    back = await store.put_back(mine, delay_s=0, is_worker_lost=True)
     assert (back.status, back.owner, back.progress, back.step, back.created_at) == (
         "queued",
         None,
@@ -150,6 +150,31 @@ async def test_put_back_makes_it_claimable_at_once_and_keeps_its_place(store: Jo
     )
     assert await store.queue_position(back) == 0
     assert (await claimed(store, job, "router-2")).fence == 2
+
+
+async def test_a_job_put_back_with_a_delay_is_found_when_it_is_over(store: JobStore, job: Job) -> None:
+    await store.put_back(await claimed(store, job), delay_s=0.2, is_worker_lost=False)
+    assert await store.find_undriven(["emoji-3d"], limit=10) == []
+    await asyncio.sleep(0.25)
+    assert [found.id for found in await store.find_undriven(["emoji-3d"], limit=10)] == [job.id]
+
+
+async def test_lost_workers_are_counted_apart_from_attempts(store: JobStore, job: Job) -> None:
+    back = await store.put_back(await claimed(store, job), delay_s=0, is_worker_lost=False)
+    assert (back.attempts, back.lost_workers) == (1, 0)
+    back = await store.put_back(await claimed(store, job), delay_s=0, is_worker_lost=True)
+    assert (back.attempts, back.lost_workers) == (2, 1)
+    await claimed(store, job)
+    await asyncio.sleep(LEASE_S + 0.05)
+    taken_over = await claimed(store, job, "router-2")
+    assert (taken_over.attempts, taken_over.lost_workers) == (4, 2)
+
+
+async def test_a_document_that_cannot_be_read_does_not_hide_the_others(store: JobStore, job: Job, mongo: Mongo) -> None:
+    broken = a_job()
+    await store.insert(broken)
+    await mongo.of_tenant("jobs", broken.tenant).update_one({"_id": broken.id}, {"$set": {"request": {"odd": 1}}})
+    assert [found.id for found in await store.find_undriven(["emoji-3d"], limit=10)] == [job.id]
 
 
 async def test_find_undriven_finds_waiting_and_lapsed_jobs_of_the_given_models(store: JobStore) -> None:

@@ -1,0 +1,1 @@
+"""The `darkroom` command against a fake server."""
