@@ -66,14 +66,14 @@ class Collection:
     async def update_one(self, query: Filter, update: Filter) -> bool:
         """True when a document matched."""
         with _talking():
-            outcome = await self._collection.update_one(self._to_write(query), self._checked(update))
+            outcome = await self._collection.update_one(self._plain(query), self._checked(update))
         return outcome.matched_count == 1
 
     async def find_one_and_update(self, query: Filter, update: Filter, *, sort: Sort | None = None) -> Document | None:
         """The document after the update, or None when nothing matched. One atomic step: claims rest on it."""
         with _talking():
             document: Document | None = await self._collection.find_one_and_update(
-                self._to_write(query),
+                self._plain(query),
                 self._checked(update),
                 sort=list(sort) if sort else None,
                 return_document=ReturnDocument.AFTER,
@@ -82,12 +82,14 @@ class Collection:
 
     async def delete_one(self, query: Filter) -> bool:
         with _talking():
-            outcome = await self._collection.delete_one(self._to_write(query))
+            outcome = await self._collection.delete_one(self._plain(query))
         return outcome.deleted_count == 1
 
     async def count(self, query: Filter) -> int:
+        """By the `count` command: the embedded server answers it in SQL, and count_documents 20 times slower."""
         with _talking():
-            return await self._collection.count_documents(self._scoped(query))
+            answer = await self._collection.database.command("count", self._collection.name, query=self._plain(query))
+        return int(answer["n"])
 
     def _scoped(self, query: Filter) -> Document:
         clash = [key for key, value in self._scope.items() if query.get(key, value) != value]
@@ -95,9 +97,10 @@ class Collection:
             raise AssertionError(f"the query names another {clash[0]} than its gate")
         return {**query, **self._scope}
 
-    def _to_write(self, query: Filter) -> Document:
+    def _plain(self, query: Filter) -> Document:
+        """For writes and counts, in which the embedded server takes the brackets off an $or."""
         if any(key.startswith("$") for key in query):
-            raise AssertionError("a write filters by plain conditions only")
+            raise AssertionError("a write or a count filters by plain conditions only")
         return self._scoped(query)
 
     def _checked(self, update: Filter) -> Filter:

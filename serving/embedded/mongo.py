@@ -43,6 +43,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
     # At INFO it writes two lines for every command.
     logging.getLogger("nx_27017").setLevel(logging.WARNING)
+    # Its library warns of every query that it does not answer in SQL alone.
+    logging.getLogger("neosqlite").setLevel(logging.ERROR)
     os.umask(0o077)
     options.data_dir.mkdir(parents=True, exist_ok=True)
     # A killed predecessor leaves its socket behind, and bind() would refuse the name.

@@ -4,6 +4,7 @@ A claim is one atomic update that raises `fence`; every later write of the claim
 process that lost its lease can change nothing (docs/decisions.md).
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -82,10 +83,13 @@ class JobStore:
     async def queue_position(self, job: Job) -> int:
         """How many waiting jobs of the same model go first; 0 is next."""
         rank = PRIORITY_RANK[job.priority]
-        earlier = {"priority_rank": rank, "created_at": {"$lt": job.created_at}}
-        return await self._mongo.across_tenants("jobs", "count_queue").count(
-            {"status": "queued", "model": job.model_id, "$or": [{"priority_rank": {"$lt": rank}}, earlier]}
+        jobs = self._mongo.across_tenants("jobs", "count_queue")
+        waiting = {"status": "queued", "model": job.model_id}
+        more_urgent, older = await asyncio.gather(
+            jobs.count({**waiting, "priority_rank": {"$lt": rank}}),
+            jobs.count({**waiting, "priority_rank": rank, "created_at": {"$lt": job.created_at}}),
         )
+        return more_urgent + older
 
     # What a Router does, for all tenants.
 

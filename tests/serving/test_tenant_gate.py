@@ -18,7 +18,7 @@ COMMANDS = {"find", "aggregate", "count", "update", "delete", "findAndModify", "
 # What the server's own work looks like on the wire: (reason, command, collection). Anything else must carry the tenant.
 EXCEPTIONS: set[tuple[Reason, str, CollectionName]] = {
     ("authenticate", "find", "api_keys"),
-    ("count_queue", "aggregate", "jobs"),
+    ("count_queue", "count", "jobs"),
     ("drive_jobs", "find", "jobs"),
     ("drive_jobs", "findAndModify", "jobs"),
 }
