@@ -122,7 +122,7 @@ def deploy(settings: Settings) -> DeploymentHandle:
 
 def main() -> int:
     settings = load_settings()
-    configure_logging(settings.log, component="deploy", log_dir=settings.state_dir / "logs")
+    configure_logging(settings.log, component="deploy", log_dir=None)
     deploy(settings)
     log.info("deployed", url=settings.public_url)
     return 0

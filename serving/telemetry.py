@@ -43,9 +43,9 @@ AUTH_FAILURES = Counter("darkroom_auth_failures_total", "Requests refused for wa
 
 
 def configure_logging(settings: LogSettings, *, component: str, log_dir: Path | None) -> None:
-    """Sets up structlog and stdlib logging for this process: standard output, and {log_dir}/{component}.log.
+    """Sets up structlog and stdlib logging for this process: to {log_dir}/{component}.log, or to standard output.
 
-    `log_dir` None leaves the file out. Call once a process, before the first log line.
+    Call once a process, before the first log line.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -70,15 +70,14 @@ def configure_logging(settings: LogSettings, *, component: str, log_dir: Path | 
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _add_component(component), renderer],
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handler: logging.Handler = logging.StreamHandler(sys.stdout)
     if log_dir is not None:
         log_dir.mkdir(parents=True, exist_ok=True)
         # Watched: the supervisor renames large files at start, and several replicas append to one.
-        handlers.append(logging.handlers.WatchedFileHandler(log_dir / f"{component}.log", encoding="utf-8"))
+        handler = logging.handlers.WatchedFileHandler(log_dir / f"{component}.log", encoding="utf-8")
+    handler.setFormatter(formatter)
     logger = logging.getLogger("darkroom")
-    logger.handlers = handlers
-    for handler in handlers:
-        handler.setFormatter(formatter)
+    logger.handlers = [handler]
     logger.setLevel(settings.level.upper())
     logger.propagate = False
 

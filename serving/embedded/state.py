@@ -72,8 +72,12 @@ class StateDir:
     def settings_path(self) -> Path:
         return self.path / "effective.yaml"
 
+    @property
+    def logs_dir(self) -> Path:
+        return self.path / "logs"
+
     def log_path(self, child: str) -> Path:
-        return self.path / "logs" / f"{child}.log"
+        return self.logs_dir / f"{child}.log"
 
     def hold(self) -> Self:
         """Creates the folders and locks them for this process. Raises StartupProblem if that cannot be."""
@@ -81,7 +85,7 @@ class StateDir:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in ("mongo", "s3", "s3/master", "gcs"):
                 (self.path / name).mkdir(exist_ok=True, mode=0o700)
-            (self.path / "logs").mkdir(exist_ok=True)
+            self.logs_dir.mkdir(exist_ok=True)
             self._lock()
             self._check_version()
             self._make_run_dir()

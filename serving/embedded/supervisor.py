@@ -178,8 +178,8 @@ class Supervisor:
         )
 
     async def _start_children(self) -> None:
-        for child in self._children:
-            rotate_log(child.spec.log_path)
+        for path in self._plan.state.logs_dir.glob("*.log"):
+            rotate_log(path)
         starts = {asyncio.create_task(child.start()): _title(child) for child in self._children}
         try:
             pending = set(starts)

@@ -1,6 +1,5 @@
 """The front half of a job: check a wish against the model, resolve every open choice, store it. Knows no HTTP."""
 
-import asyncio
 import math
 import re
 import secrets
@@ -13,8 +12,9 @@ from models.catalog import get_model
 from models.spec import ModelSpec
 from pipelines.request import GenerationRequest, LoraChoice, OutputFormat
 from pipelines.schedulers import SCHEDULERS
-from serving.errors import BadInput, Forbidden, NotFound, TooManyRequests
+from serving.errors import BadInput, Forbidden, NotFound
 from serving.jobs.job import Job, Priority, new_job
+from serving.jobs.queue_room import QueueRoom
 from serving.jobs.store import JobStore
 from serving.telemetry import JOBS_ACCEPTED, get_logger
 from serving.tenancy.auth import Caller
@@ -28,7 +28,6 @@ SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 MAX_USER_CHARS = 256
 MAX_METADATA_ITEMS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512  # OpenAI's own limits
 METADATA_KEY = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-QUEUE_RETRY_AFTER_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ class Submission:
 
     def __init__(self, store: JobStore, catalog: Mapping[str, ModelSpec], settings: Settings) -> None:
         self._store = store
+        self._room = QueueRoom(store, settings.jobs)
         self._catalog = catalog
         self._settings = settings
 
@@ -70,7 +70,7 @@ class Submission:
         )
         if wish.priority == "high" and not caller.is_admin:
             raise Forbidden("priority 'high' needs a key with role admin.", param="priority")
-        await self._check_room(caller.tenant)
+        await self._room.take(caller.tenant)
         job = new_job(
             request,
             tenant=caller.tenant,
@@ -84,20 +84,6 @@ class Submission:
         JOBS_ACCEPTED.labels(job.kind, job.model_id).inc()
         log.info("job accepted", job_id=job.id, model=job.model_id, images=request.num_images)
         return job
-
-    async def _check_room(self, tenant: str) -> None:
-        limits = self._settings.jobs
-        num_queued, num_of_tenant = await asyncio.gather(self._store.count_queued(), self._store.count_queued(tenant))
-        if num_queued >= limits.max_queued:
-            raise TooManyRequests(
-                f"The queue is full ({limits.max_queued} jobs). Try again later.", retry_after_s=QUEUE_RETRY_AFTER_S
-            )
-        if num_of_tenant >= limits.max_queued_per_tenant:
-            raise TooManyRequests(
-                f"You have {limits.max_queued_per_tenant} jobs waiting, the most a tenant may have.",
-                retry_after_s=QUEUE_RETRY_AFTER_S,
-                code="tenant_queue_full",
-            )
 
 
 def resolve_image(

@@ -72,7 +72,7 @@ class Engine:
     ) -> None:
         """In the worker thread. Whatever happens, exactly one final message is sent."""
         waited_s = time.perf_counter() - came_at
-        next_progress_at = 0.0
+        next_progress_at = time.perf_counter() + PROGRESS_PERIOD_S
 
         def on_progress(progress: Progress) -> None:
             nonlocal next_progress_at
