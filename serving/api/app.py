@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as DependsParam
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
@@ -29,7 +30,9 @@ ROUTERS = (images.router, generations.router, jobs.router, models.router, admin.
 
 def build_app(services: Services) -> ASGIApp:
     """The whole HTTP surface over the given services."""
-    app = FastAPI(
+    # Offline: the documentation's own script and style come from here too, not from somebody's CDN.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Darkroom",
         version=version("darkroom"),
         description="Self-hosted inference for generative media. Every generation is a job.",

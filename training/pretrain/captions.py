@@ -62,9 +62,9 @@ def _name_one(subject: Subject, rng: random.Random) -> str:
     form = rng.random()
     # Tags that the label already says add nothing; the others are what people type instead of the label.
     tags = [tag for tag in subject.tags if tag not in subject.label]
-    if form < 0.08 and len(tags) >= 2:
+    if form < 0.04 and len(tags) >= 2:
         return " ".join(rng.sample(tags, min(len(tags), rng.randint(2, 3))))
-    if form < 0.22 and tags:
+    if form < 0.16 and tags:
         return f"{subject.label}, {', '.join(rng.sample(tags, min(len(tags), rng.randint(1, 2))))}"
     return with_article(subject.label) if form < 0.6 else subject.label
 

@@ -14,6 +14,7 @@ from training.pretrain.autoencoder import autocast
 from training.pretrain.captions import every_word, write_caption
 from training.pretrain.checkpoints import LossLog, Stopwatch, load_checkpoint, save_checkpoint
 from training.pretrain.latents import LatentBank
+from training.pretrain.muon import Muon, split_weights
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.subjects import Subject
 from training.pretrain.text import build_text_encoder, build_tokenizer
@@ -83,20 +84,21 @@ def train_denoiser(
     part = recipe.denoiser
     denoiser = build_denoiser(recipe, subjects)
     model = denoiser.both.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=part.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizers = _optimizers(denoiser, recipe)
     averaged = [parameter.detach().clone() for parameter in model.parameters()]
-    step, spent_s = _restore(model, optimizer, averaged, load_checkpoint(cache / CHECKPOINT, device))
+    step, spent_s = _restore(model, optimizers, averaged, load_checkpoint(cache / CHECKPOINT, device))
     watch, log = Stopwatch(spent_s, part.budget_s), LossLog(cache / "denoiser.jsonl")
     batches = _Batches(recipe, subjects, bank, denoiser, device)
     saved_s, losses = watch.spent_s, []
     while watch.progress < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = part.peak_lr * _rate(step, watch.progress, recipe)
         loss = batches.loss(step)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = part.peak_lr * _rate(step, watch.progress, recipe)
+            optimizer.step()
         step += 1
         _average(averaged, model, min(part.ema_decay, step / (step + 10.0)))
         losses.append(loss.item())
@@ -105,9 +107,9 @@ def train_denoiser(
             log.write(stage="denoiser", step=step, spent_s=round(watch.spent_s, 1), loss=mean)
             losses.clear()
         if watch.spent_s - saved_s >= recipe.checkpoint_every_s:
-            _save(cache, model, optimizer, averaged, step, watch.spent_s)
+            _save(cache, model, optimizers, averaged, step, watch.spent_s)
             saved_s = watch.spent_s
-    _save(cache, model, optimizer, averaged, step, watch.spent_s)
+    _save(cache, model, optimizers, averaged, step, watch.spent_s)
     _use_averaged(model, averaged)
     return denoiser
 
@@ -151,9 +153,10 @@ class _Batches:
         chosen_B = torch.multinomial(self._bank.weights_N, part.batch, replacement=True, generator=generator)
         latents_BCHW = self._bank.latents_NCHW[chosen_B]
         noise_BCHW = torch.randn(latents_BCHW.shape, generator=generator)
-        # Spread evenly over the schedule within a batch: the loss is less noisy than with free draws.
+        # Spread evenly within a batch: the loss is less noisy than with free draws. The power leans to the noisy end,
+        # where the words alone decide what the picture becomes; that is the slow part to learn.
         spread_B = (torch.arange(part.batch) + torch.rand(part.batch, generator=generator)) / part.batch
-        times_B = (spread_B * scheduler.config.num_train_timesteps).long()
+        times_B = (spread_B**part.noise_lean * scheduler.config.num_train_timesteps).long()
         noisy_BCHW = scheduler.add_noise(latents_BCHW, noise_BCHW, times_B)
         velocity_BCHW = scheduler.get_velocity(latents_BCHW, noise_BCHW, times_B)
         tokens_BL = self._tokens(chosen_B.tolist(), random.Random(seed))
@@ -176,6 +179,13 @@ class _Batches:
         return tokens
 
 
+def _optimizers(denoiser: Denoiser, recipe: PretrainRecipe) -> list[torch.optim.Optimizer]:
+    part, unet, words = recipe.denoiser, denoiser.unet, denoiser.text_encoder.get_input_embeddings()
+    hidden, others = split_weights(denoiser.both, [unet.conv_in, unet.conv_out, words])
+    adam = torch.optim.AdamW(others, lr=part.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return [Muon(hidden, lr=part.peak_lr), adam]
+
+
 def _rate(step: int, progress: float, recipe: PretrainRecipe) -> float:
     """Warm up, stay, then fall in a straight line: training can be lengthened until the fall begins."""
     part = recipe.denoiser
@@ -196,12 +206,16 @@ def _use_averaged(model: nn.Module, averaged: list[Tensor]) -> None:
 
 @torch.no_grad()
 def _restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], state: dict[str, Any] | None
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    averaged: list[Tensor],
+    state: dict[str, Any] | None,
 ) -> tuple[int, float]:
     if state is None:
         return 0, 0.0
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     for mine, saved in zip(averaged, state["averaged"], strict=True):
         mine.copy_(saved)
     return int(state["step"]), float(state["spent_s"])
@@ -210,14 +224,14 @@ def _restore(
 def _save(
     cache: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     averaged: list[Tensor],
     step: int,
     spent_s: float,
 ) -> None:
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "averaged": averaged,
         "step": step,
         "spent_s": spent_s,

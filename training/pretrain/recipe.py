@@ -93,6 +93,7 @@ class DenoiserRecipe(_Part):
     peak_lr: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(100, gt=0)
     cooldown_share: float = Field(0.15, ge=0, le=1, description="last part of the budget, over which the rate falls")
+    noise_lean: float = Field(1.0, gt=0, description="below one, noisier timesteps are drawn more often")
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.999, gt=0, lt=1)
     beta_start: float = Field(1e-4, gt=0)

@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, complete, and true about keys and errors."""
 
+import re
 from typing import Any
 
 import pytest
@@ -85,3 +86,12 @@ async def test_the_pages_are_served(shared: House, path: str) -> None:
     answer = await shared.anonymous.get(path)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
+
+
+async def test_the_page_needs_nothing_from_elsewhere(shared: House) -> None:
+    page = (await shared.anonymous.get("/docs")).text
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert addresses
+    for address in addresses:
+        assert address.startswith("/"), f"{address} is on another host"
+        assert (await shared.anonymous.get(address)).status_code == 200
