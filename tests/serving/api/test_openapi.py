@@ -81,7 +81,7 @@ async def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+@pytest.mark.parametrize("path", ["/docs"])
 async def test_the_pages_are_served(shared: House, path: str) -> None:
     answer = await shared.anonymous.get(path)
     assert answer.status_code == 200
