@@ -33,7 +33,8 @@ def write_card(recipe: PretrainRecipe, subjects: list[Subject], path: Path, *, s
         _data(recipe),
         _training(recipe, step),
         "## Limits\n\n"
-        "- It knows the subjects below and little else: other words give a blend of what they resemble.\n"
+        "- It has learned the subjects below by heart, and little else: other words give a blend of what they resemble, "
+        "and seeds vary a picture little. The figures are over subjects it was trained on; none were held out.\n"
         "- Fine detail, text and counting are beyond it; two subjects in one picture are smaller and weaker.\n"
         f"- It was trained at {side_px}x{side_px} only; other sizes (multiples of 8) run, but look worse.\n"
         "- No people, hands or flags were among its subjects.",
@@ -91,7 +92,8 @@ def _training(recipe: PretrainRecipe, step: int) -> str:
         f"- Text: CLIP encoder of width {recipe.text.width} with {recipe.text.layers} layers, trained together with "
         f"the UNet; its vocabulary is made from the captions.\n"
         f"- UNet: channels {list(noise.channels)}, v-prediction, {step} steps of {noise.batch} cached latents, "
-        f"weights averaged over steps."
+        f"weights averaged over steps; Muon for hidden weights, AdamW for the others."
+        + "".join(f"\n- {note}" for note in recipe.notes)
     )
 
 

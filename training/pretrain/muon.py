@@ -49,7 +49,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if is_tall else x).to(matrix.dtype)
+    even: Tensor = (x.T if is_tall else x).to(matrix.dtype)
+    return even
 
 
 def split_weights(model: nn.Module, outer: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

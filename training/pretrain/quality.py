@@ -9,7 +9,9 @@ from PIL import Image
 ALIGNED_PX = 32
 BORDER_PX = 4
 # A pixel this far from the border colour (largest channel, 0..255) is subject: more than the decoder wavers.
-SUBJECT_THRESHOLD = 24
+SUBJECT_THRESHOLD = 40
+# A row or column with fewer such pixels is a speck, and does not stretch the bounding box.
+SPECK_PX = 3
 # A border further than this from the asked colour (0..255, Euclidean) is not that colour, even if no other is nearer.
 COLOUR_TOLERANCE = 60.0
 
@@ -34,8 +36,9 @@ def name_colour(colour: NDArray[np.float64], palette: Mapping[str, tuple[int, in
 def align(pixels_HW3: Pixels) -> NDArray[np.float32]:
     """Cut the subject out by its bounding box, pad to a square with white, scale to 32x32; values 0..1."""
     away_HW = np.abs(pixels_HW3.astype(np.float64) - border_colour(pixels_HW3)).max(axis=2) > SUBJECT_THRESHOLD
-    rows, columns = np.flatnonzero(away_HW.any(axis=1)), np.flatnonzero(away_HW.any(axis=0))
-    if rows.size == 0:
+    rows = np.flatnonzero(away_HW.sum(axis=1) >= SPECK_PX)
+    columns = np.flatnonzero(away_HW.sum(axis=0) >= SPECK_PX)
+    if rows.size == 0 or columns.size == 0:
         return np.ones((ALIGNED_PX, ALIGNED_PX, 3), dtype=np.float32)
     cut = Image.fromarray(pixels_HW3[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     side_px = max(cut.size)

@@ -123,6 +123,7 @@ class PretrainRecipe(_Part):
     text: TextRecipe = TextRecipe()
     denoiser: DenoiserRecipe
     sampling: SamplingRecipe = SamplingRecipe()
+    notes: tuple[str, ...] = Field((), description="what the model card should add about how these weights came about")
 
 
 def read_recipe(path: Path) -> PretrainRecipe:

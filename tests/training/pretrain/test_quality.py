@@ -24,6 +24,13 @@ def test_alignment_keeps_the_proportions():
     assert np.abs(align(_disc("red", (10, 50, 110, 70))) - align(_disc("red", (10, 10, 110, 110)))).mean() > 0.2
 
 
+def test_specks_do_not_stretch_the_bounding_box():
+    clean = _disc("red", (30, 30, 90, 90))
+    specked = clean.copy()
+    specked[0, 0] = specked[127, 127] = specked[3, 100] = 0
+    assert np.array_equal(align(clean), align(specked))
+
+
 def test_an_empty_picture_aligns_to_white():
     assert align(np.full((128, 128, 3), 40, dtype=np.uint8)).min() == 1.0
 
