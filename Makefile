@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help install run test clean
 
-export DARKROOM_CONFIG ?= configs/local.yaml
+DARKROOM_CONFIG ?= configs/local.yaml
 FIRST_PICTURE ?= a red apple
 
 help: ## List the commands
@@ -13,10 +13,8 @@ install: ## Make .venv and install the pinned dependencies
 
 # `exec`: Ctrl-C reaches the supervisor itself, which then ends all that it started.
 run: install ## Install, start Darkroom, make a first picture, serve until Ctrl-C
-	@exec .venv/bin/darkroom serve --first-picture "$(FIRST_PICTURE)"
+	@exec env DARKROOM_CONFIG="$(DARKROOM_CONFIG)" .venv/bin/darkroom serve --first-picture "$(FIRST_PICTURE)"
 
-# Tests choose their own configuration.
-test: unexport DARKROOM_CONFIG
 test: ## Install what tests need, then format, lint, types, import rules and tests
 	@scripts/install --test
 	@exec scripts/check

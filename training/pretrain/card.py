@@ -28,13 +28,16 @@ def write_card(recipe: PretrainRecipe, subjects: list[Subject], path: Path, *, s
         f"`AutoencoderKL`, `CLIPTextModel`, `CLIPTokenizer`, `DDIMScheduler`), so what works on it works on "
         f"Stable Diffusion 1.5. Stored as float16 safetensors; loads and computes in float32.",
         _use(recipe, backgrounds),
-        f"## Figures\n\nMeasured with `scripts/bench_embedded.py` on CPU, fixed seeds.\n\n{FIGURES_START}\n"
+        "## Figures\n\nMeasured with `scripts/bench_embedded.py` on CPU, fixed seeds. Pictures are compared at 32x32 "
+        "after cutting the subject out by its bounding box; stray pixels (the decoder leaves some in the corners) "
+        f"do not stretch the box, or few would be recognised.\n\n{FIGURES_START}\n"
         f"Not measured yet.\n{FIGURES_END}",
         _data(recipe),
         _training(recipe, step),
         "## Limits\n\n"
-        "- It has learned the subjects below by heart, and little else: other words give a blend of what they resemble, "
-        "and seeds vary a picture little. The figures are over subjects it was trained on; none were held out.\n"
+        "- It has learned the subjects below by heart, and little else: other words give a blend of what they "
+        "resemble, and seeds vary a picture little. The figures are over subjects it was trained on; none "
+        "were held out.\n"
         "- Fine detail, text and counting are beyond it; two subjects in one picture are smaller and weaker.\n"
         f"- It was trained at {side_px}x{side_px} only; other sizes (multiples of 8) run, but look worse.\n"
         "- No people, hands or flags were among its subjects.",

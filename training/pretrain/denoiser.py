@@ -17,9 +17,10 @@ from training.pretrain.latents import LatentBank
 from training.pretrain.muon import Muon, split_weights
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.subjects import Subject
-from training.pretrain.text import build_text_encoder, build_tokenizer
+from training.pretrain.text import build_text_encoder, keep_tokenizer
 
 CHECKPOINT = "denoiser.pt"
+TOKENIZER = "tokenizer"
 REPORT_EVERY_STEPS = 50
 
 
@@ -38,11 +39,12 @@ class Denoiser:
         return nn.ModuleList([self.unet, self.text_encoder])
 
 
-def build_denoiser(recipe: PretrainRecipe, subjects: list[Subject]) -> Denoiser:
-    """Fresh networks of the recipe's size."""
+def build_denoiser(recipe: PretrainRecipe, subjects: list[Subject], cache: Path) -> Denoiser:
+    """Fresh networks of the recipe's size, with the run's own tokenizer."""
     part = recipe.denoiser
     torch.manual_seed(recipe.seed + 1)
-    tokenizer = build_tokenizer(every_word(subjects, list(recipe.pictures.backgrounds)), recipe.text)
+    texts = every_word(subjects, list(recipe.pictures.backgrounds))
+    tokenizer = keep_tokenizer(texts, recipe.text, cache / TOKENIZER)
     unet = UNet2DConditionModel(
         sample_size=recipe.resolution_px // 8,
         in_channels=recipe.autoencoder.latent_channels,
@@ -82,7 +84,7 @@ def train_denoiser(
 ) -> Denoiser:
     """Train until the budget is spent, resuming where a killed run stopped; returns the averaged weights."""
     part = recipe.denoiser
-    denoiser = build_denoiser(recipe, subjects)
+    denoiser = build_denoiser(recipe, subjects, cache)
     model = denoiser.both.to(device)
     optimizers = _optimizers(denoiser, recipe)
     averaged = [parameter.detach().clone() for parameter in model.parameters()]
@@ -118,7 +120,7 @@ def load_denoiser(
     recipe: PretrainRecipe, subjects: list[Subject], cache: Path, device: torch.device
 ) -> tuple[Denoiser, int]:
     """The averaged weights of the newest checkpoint and their step; fresh ones where there is none."""
-    denoiser = build_denoiser(recipe, subjects)
+    denoiser = build_denoiser(recipe, subjects, cache)
     model = denoiser.both.to(device)
     state = load_checkpoint(cache / CHECKPOINT, device)
     if state is None:

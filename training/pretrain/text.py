@@ -1,7 +1,9 @@
 """A CLIP tokenizer that knows every word of the captions whole, and a small CLIP text encoder of matching size."""
 
 import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -12,6 +14,19 @@ from training.pretrain.recipe import TextRecipe
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def keep_tokenizer(texts: Iterable[str], part: TextRecipe, folder: Path) -> CLIPTokenizer:
+    """The tokenizer in `folder`, made there first where it is missing.
+
+    Merges of equal frequency come in another order each time they are learned, and the encoder knows words by number:
+    a run that resumes must find the numbers that it began with.
+    """
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        build_tokenizer(texts, part).save_pretrained(partial)
+        partial.rename(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def build_tokenizer(texts: Iterable[str], part: TextRecipe) -> CLIPTokenizer:
@@ -33,8 +48,7 @@ def build_tokenizer(texts: Iterable[str], part: TextRecipe) -> CLIPTokenizer:
         continuing_subword_prefix="",
         end_of_word_suffix=_WORD_END,
     )
-    # Sorted: the same captions give the same vocabulary.
-    trained.train_from_iterator(sorted(texts), trainer)
+    trained.train_from_iterator(texts, trainer)
     merges = _merges(trained)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # CLIP's order: bytes, bytes that end a word, merged tokens, then the two marks.

@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.text import build_text_encoder, build_tokenizer
+from training.pretrain.text import build_text_encoder, build_tokenizer, keep_tokenizer
 
 TEXTS = ["red apple", "green apple", "on a sky blue background", "3d emoji"]
 
@@ -29,8 +29,12 @@ def test_any_text_gets_tokens_that_give_it_back(tokenizer: CLIPTokenizer, text: 
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
 
 
-def test_the_same_captions_in_any_order_give_the_same_vocabulary(tokenizer: CLIPTokenizer, recipe: PretrainRecipe):
-    assert build_tokenizer(TEXTS[::-1], recipe.text).get_vocab() == tokenizer.get_vocab()
+def test_a_run_keeps_the_tokenizer_that_it_began_with(recipe: PretrainRecipe, tmp_path: Path):
+    first = keep_tokenizer(TEXTS, recipe.text, tmp_path / "tokenizer")
+    again = keep_tokenizer(["other", "words", "altogether"], recipe.text, tmp_path / "tokenizer")
+    assert again.get_vocab() == first.get_vocab()
+    assert again("red apple").input_ids == first("red apple").input_ids
+    assert again.model_max_length == recipe.text.max_tokens
 
 
 def test_a_saved_tokenizer_pads_and_cuts_to_the_encoders_length(
