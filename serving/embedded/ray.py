@@ -75,7 +75,7 @@ def head_environment(*, token_path: Path, gcs_dir: Path, ports: Mapping[str, int
         # Applications outlive the death of GCS or raylet: Serve finds its state again and starts its replicas.
         "RAY_gcs_storage": "rocksdb",
         "RAY_gcs_storage_path": str(gcs_dir),
-        # Calls between replicas go straight from one to the other: 5 of 30 ms of what a picture costs beside the engine.
+        # Calls between replicas go straight from one to the other: that saves 5 of the 30 ms around the engine.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         # A killed proxy is noticed in about 4 s instead of 28.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
