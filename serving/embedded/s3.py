@@ -17,9 +17,9 @@ PORT_NAMES = tuple(
 ADMIN_GRPC_OFFSET = 10_000
 # Without it the server keeps what large objects made it allocate: 770 MB instead of 120 after 100 MB pictures.
 MEMORY_LIMIT = "256MiB"
-# It answers its health check about 0.1 s before it knows where its volumes are, and whoever reads an object in between
-# gets errors for that volume for 5 s.
-SETTLE_S = 1.0
+# It answers its health check before it knows where its volumes are, and whoever reads an object in between gets
+# errors for that volume for 5 s. Idle that lasts 0.1 s; with two busy cores one second was not always enough.
+SETTLE_S = 3.0
 
 
 @dataclass(frozen=True)
