@@ -37,10 +37,6 @@ class GenerationRequest:
     output_format: OutputFormat = "png"
     output_compression: int = 100  # 0–100, JPEG and WebP quality; PNG is always lossless
 
-    @property
-    def num_pixels(self) -> int:
-        return self.width_px * self.height_px
-
     def image_seed(self, index: int) -> int:
         """The seed of image `index`; wraps round so that it always fits what databases store."""
         return (self.seed + index) % 2**63

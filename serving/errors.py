@@ -3,7 +3,8 @@
 AppError
 ├─ BadInput 400 ─ Unprocessable 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404
 ├─ MethodNotAllowed 405 ├─ RequestTimeout 408 ├─ Conflict 409 ├─ TooLarge 413 ├─ UnsupportedMedia 415
-└─ TooManyRequests 429, Unavailable 503, JobFailed 500
+├─ TryAgain ─ TooManyRequests 429, Unavailable 503
+└─ JobFailed 500
 """
 
 from models.errors import ModelError, UnknownModel
@@ -78,20 +79,8 @@ class UnsupportedMedia(AppError):
     status, type, code = 415, "invalid_request_error", "unsupported_content_type"
 
 
-class TooManyRequests(AppError):
-    status, type, code = 429, "rate_limit_error", "queue_full"
-
-    def __init__(self, message: str, *, retry_after_s: int, code: str | None = None) -> None:
-        super().__init__(message, code=code)
-        self.retry_after_s = retry_after_s
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after_s)}
-
-
-class Unavailable(AppError):
-    status, type, code = 503, "server_error", "unavailable"
+class TryAgain(AppError):
+    """Refused for now; `retry_after_s` says when to come back."""
 
     def __init__(self, message: str, *, retry_after_s: int = 5, code: str | None = None) -> None:
         super().__init__(message, code=code)
@@ -100,6 +89,14 @@ class Unavailable(AppError):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after_s)}
+
+
+class TooManyRequests(TryAgain):
+    status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class Unavailable(TryAgain):
+    status, type, code = 503, "server_error", "unavailable"
 
 
 class JobFailed(AppError):
