@@ -6,12 +6,14 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError
 
 from configs.settings import S3Settings
 from models.errors import BlobError, BlobNotFound
@@ -105,11 +107,30 @@ class BlobStore:
             )
         return BlobInfo(key, len(data), reply["ETag"].strip('"'), time.time(), content_type, dict(metadata or {}))
 
+    def put_file(self, key: str, path: Path, content_type: str) -> None:
+        """Store a file of any size, in parts: it never sits in memory as a whole."""
+        check_key(key)
+        with self._errors_of("put", key), path.open("rb") as file:
+            self._client.upload_fileobj(file, self.bucket, key, ExtraArgs={"ContentType": content_type})
+
+    def copy(self, source: str, key: str) -> None:
+        """The same bytes at `key` too; they stay inside the store."""
+        check_key(source)
+        check_key(key)
+        with self._errors_of("copy", source):
+            self._client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
+
     def get(self, key: str) -> bytes:
         check_key(key)
         with self._errors_of("get", key):
             body: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return body
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the object to `path`, in parts."""
+        check_key(key)
+        with self._errors_of("get", key), path.open("wb") as file:
+            self._client.download_fileobj(self.bucket, key, file)
 
     def head(self, key: str) -> BlobInfo:
         """What is stored at `key`; BlobNotFound when nothing is."""
@@ -216,7 +237,7 @@ class BlobStore:
                 ) from error
             reason = _ADVICE.get(code) or error.response.get("Error", {}).get("Message") or "refused"
             raise BlobError(f"{action} {what}: {reason} ({code}, bucket {self.bucket!r} at {self.endpoint})") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, RetriesExceededError) as error:
             raise BlobError(f"{action} {what}: no answer from {self.endpoint}: {error}") from error
 
 

@@ -51,3 +51,27 @@ class NotFinite(GenerationError):
 
 class OutOfMemory(GenerationError):
     code = "out_of_memory"
+
+
+class AdapterError(GenerationError):
+    """An adapter cannot be used with this model: damaged, of another family, or with keys that match nothing."""
+
+    code = "bad_adapter"
+
+
+class AdapterGone(AdapterError):
+    """The adapter was deleted after the request that names it had been accepted."""
+
+    code = "adapter_not_found"
+
+
+class InputImageError(GenerationError):
+    """The picture or the mask that a request starts from cannot be used."""
+
+    code = "bad_image"
+
+
+class SourceUnavailable(GenerationError):
+    """The store did not give an adapter or a picture that the request needs; another time it may."""
+
+    code = "source_unavailable"

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -164,3 +165,22 @@ def test_a_store_is_made_from_settings_once_they_are_complete(s3_server: S3Serve
     BlobStore.from_settings(settings).check()
     with pytest.raises(ValueError, match=r"s3\.endpoint"):
         BlobStore.from_settings(S3Settings())
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 20_000_000])  # the last goes in several parts
+def test_files_of_any_size_go_there_and_back_and_are_copied(blobs: BlobStore, tmp_path: Path, num_bytes: int) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(range(256)) * (num_bytes // 256) + b"x" * (num_bytes % 256))
+    blobs.put_file("t4/file", source, "application/octet-stream")
+    blobs.copy("t4/file", "t4/copy")
+    blobs.delete("t4/file")
+    blobs.get_file("t4/copy", target)
+    assert target.read_bytes() == source.read_bytes()
+    assert blobs.head("t4/copy").content_type == "application/octet-stream"
+
+
+def test_a_missing_object_cannot_be_copied_or_written_to_a_file(blobs: BlobStore, tmp_path: Path) -> None:
+    with pytest.raises(BlobNotFound, match="t4/none"):
+        blobs.get_file("t4/none", tmp_path / "target")
+    with pytest.raises(BlobNotFound, match="t4/none"):
+        blobs.copy("t4/none", "t4/other")

@@ -1,0 +1,236 @@
+"""The low-rank matrices of all rows of a batch, stacked, and how they are added to what a module gives.
+
+N stacks of S numbers, K neighbouring rows that share a stack, B = N·K rows, T tokens (or pixels), I inputs, O outputs,
+R rank of one module (the largest of all rows, zero-padded), G ranks of all modules that share an input, C channels,
+h w height and width
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.lora.adapter import Adapter, RowLoras
+
+Module = nn.Linear | nn.Conv2d
+LayoutKey = Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one module's two matrices are in a stack, and its columns among those of the modules it shares with."""
+
+    module: Module
+    rank: int
+    down_start: int
+    num_columns: int  # G
+    first_column: int
+    up_start: int
+
+    def down(self, stacks_NS: torch.Tensor) -> torch.Tensor:
+        """[N, G, I]"""
+        num_inputs = self.module.weight[0].numel()
+        down_NS = stacks_NS[:, self.down_start : self.down_start + self.num_columns * num_inputs]
+        return down_NS.view(-1, self.num_columns, num_inputs)
+
+    def up(self, stacks_NS: torch.Tensor) -> torch.Tensor:
+        """[N, R, O]"""
+        num_outputs = self.module.weight.shape[0]
+        return stacks_NS[:, self.up_start : self.up_start + self.rank * num_outputs].view(-1, self.rank, num_outputs)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.first_column, self.first_column + self.rank)
+
+
+class Layout:
+    """Which modules are adapted at which rank, and hence where their matrices lie in a stack."""
+
+    def __init__(
+        self, component: str, modules: Mapping[str, Module], ranks: Mapping[str, int], shared: Mapping[str, str]
+    ) -> None:
+        self._component = component
+        self.key: LayoutKey = (tuple(ranks.items()), bool(shared))  # `shared` is learnt once
+        self.places: dict[str, Place] = {}
+        self.groups: dict[str, list[str]] = {}
+        for path in ranks:
+            is_linear = isinstance(modules[path], nn.Linear)
+            self.groups.setdefault(shared.get(path, path) if is_linear else path, []).append(path)
+        start = 0
+        for paths in self.groups.values():
+            num_columns = sum(ranks[path] for path in paths)
+            down_start, column = start, 0
+            start += num_columns * modules[paths[0]].weight[0].numel()
+            for path in paths:
+                self.places[path] = Place(modules[path], ranks[path], down_start, num_columns, column, start)
+                column += ranks[path]
+                start += ranks[path] * modules[path].weight.shape[0]
+        self.size = start
+
+    def pack(self, row: RowLoras, like: torch.Tensor) -> torch.Tensor:
+        """One row's stack, in the dtype and on the device of `like`; scales are folded into `up`."""
+        stack_1S = like.new_zeros(1, self.size)
+        for path, place in self.places.items():
+            down_GI, up_RO = place.down(stack_1S)[0], place.up(stack_1S)[0]
+            rank = 0
+            for adapter, scale in row:
+                if layer := adapter.components[self._component].get(path):
+                    down_GI[place.first_column + rank :][: layer.rank] = layer.down.flatten(1)
+                    torch.mul(layer.up.flatten(1).T, scale, out=up_RO[rank : rank + layer.rank])
+                    rank += layer.rank
+        for adapter, _ in row:
+            if adapter.memory.is_cuda:
+                # It belongs to the stream that copied it there, and must not be given away before we have read it.
+                adapter.memory.record_stream(torch.cuda.current_stream(adapter.memory.device))
+        return stack_1S[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows from the first to the last that have an adapter; the others are not touched."""
+
+    start: int
+    stop: int
+    num_rows: int
+    num_stacks: int
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, …, I] → [N, K·T, I]"""
+        whole = x.reshape(self.num_rows, -1, x.shape[-1])
+        return whole[self.start : self.stop].reshape(self.num_stacks, -1, x.shape[-1])
+
+    def pick(self, rows: Sequence[RowLoras]) -> Sequence[RowLoras]:
+        """The first row of each stack."""
+        return rows[self.start : self.stop : (self.stop - self.start) // self.num_stacks]
+
+
+def window_of(rows: Sequence[RowLoras]) -> Window:
+    """The touched rows, and the fewest stacks that serve them: equal neighbours share one if all runs are as long."""
+    touched = [index for index, row in enumerate(rows) if row]
+    start, stop = touched[0], touched[-1] + 1
+    inside = rows[start:stop]
+    for length in range(len(inside), 0, -1):
+        if len(inside) % length == 0 and all(row == inside[index - index % length] for index, row in enumerate(inside)):
+            return Window(start, stop, len(rows), len(inside) // length)
+    raise AssertionError("runs of one row are always equal")
+
+
+class SharedDown:
+    """x·down of all modules that get the same x: computed by the first of them that asks."""
+
+    def __init__(self, down_NGI: torch.Tensor, num_users: int) -> None:
+        # Kept with the inputs last: multiplied this way round, MKL takes half the time at small ranks.
+        self._down_NIG = down_NGI.transpose(1, 2)
+        self._num_users = num_users
+        self._num_left = 0
+        self._x: torch.Tensor | None = None
+        self._low_NTG: torch.Tensor | None = None
+
+    def project(self, x: torch.Tensor, window: Window, columns: slice) -> torch.Tensor:
+        """[N, K·T, R]; an x that is not the one of before is projected anew."""
+        if self._num_users == 1:
+            return torch.bmm(window.of(x), self._down_NIG)
+        if x is not self._x or self._low_NTG is None:
+            self._x, self._num_left = x, self._num_users
+            self._low_NTG = torch.bmm(window.of(x), self._down_NIG)
+        low_NTR = self._low_NTG[:, :, columns]
+        self._num_left -= 1
+        if self._num_left == 0:
+            self.forget_input()
+        return low_NTR
+
+    def forget_input(self) -> None:
+        """Let go of the activations."""
+        self._x = self._low_NTG = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPart:
+    """What is added to a Linear's output."""
+
+    shared: SharedDown
+    columns: slice
+    up_NRO: torch.Tensor
+    window: Window
+
+    def add(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        low_NTR = self.shared.project(x, self.window, self.columns)
+        self.window.of(out).baddbmm_(low_NTR, self.up_NRO)
+
+    def forget_input(self) -> None:
+        """Let go of the activations, should the forward have ended before all had used them."""
+        self.shared.forget_input()
+
+
+@dataclass(frozen=True, slots=True)
+class ConvPart:
+    """What is added to a Conv2d's output."""
+
+    module: nn.Conv2d
+    down_NRI: torch.Tensor
+    up_NRO: torch.Tensor
+    window: Window
+
+    def add(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        window, module = self.window, self.module
+        x_BChw, out_BOhw = x[window.start : window.stop], out[window.start : window.stop]
+        num_stacks, rank = self.down_NRI.shape[:2]
+        # A stack's rows become a group of channels; rows that share a stack stay rows.
+        x_KNChw = x_BChw.view(num_stacks, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+        low_KNRhw = functional.conv2d(
+            x_KNChw,
+            self.down_NRI.reshape(num_stacks * rank, -1, *module.kernel_size),
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=num_stacks,
+        )
+        low_BRT = low_KNRhw.unflatten(1, (num_stacks, rank)).transpose(0, 1).flatten(0, 1).flatten(2)
+        up_BOR = self.up_NRO.transpose(1, 2).repeat_interleave(low_KNRhw.shape[0], dim=0)
+        out_BOhw.view(*out_BOhw.shape[:2], -1).baddbmm_(up_BOR, low_BRT)
+
+    def forget_input(self) -> None:
+        """Nothing is kept."""
+
+
+Part = LinearPart | ConvPart
+
+
+class Stacks:
+    """The matrices of one batch in one piece of memory, and what each adapted module makes of them."""
+
+    def __init__(self, layout: Layout, window: Window, like: torch.Tensor) -> None:
+        self._layout, self._window = layout, window
+        self._memory_NS = like.new_empty(window.num_stacks, layout.size)
+        self._contents: list[RowLoras | None] = [None] * window.num_stacks
+        self.parts: dict[str, Part] = {}
+        for paths in layout.groups.values():
+            places = [layout.places[path] for path in paths]
+            down_NGI = places[0].down(self._memory_NS)
+            shared = SharedDown(down_NGI, num_users=len(paths))
+            for path, place in zip(paths, places, strict=True):
+                up_NRO = place.up(self._memory_NS)
+                self.parts[path] = (
+                    ConvPart(place.module, down_NGI, up_NRO, window)
+                    if isinstance(place.module, nn.Conv2d)
+                    else LinearPart(shared, place.columns, up_NRO, window)
+                )
+
+    @property
+    def num_bytes(self) -> int:
+        return self._memory_NS.nbytes
+
+    def fill(self, rows: Sequence[RowLoras], pack: Callable[[Layout, RowLoras, torch.Tensor], torch.Tensor]) -> None:
+        """Make these the rows; those that are there already stay as they are."""
+        for index, row in enumerate(self._window.pick(rows)):
+            if self._contents[index] != row:
+                self._memory_NS[index] = pack(self._layout, row, self._memory_NS)
+                self._contents[index] = row
+
+    def forget(self, adapter: Adapter) -> None:
+        """Hold on to this adapter no longer. Another thread's `fill` may only have to copy a row once more."""
+        for index, row in enumerate(self._contents):
+            if row and any(used is adapter for used, _ in row):
+                self._contents[index] = None
