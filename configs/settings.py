@@ -31,9 +31,14 @@ class LogSettings(Frozen):
 class ApiSettings(Frozen):
     max_body_bytes: int = Field(8_388_608, gt=0, description="A larger JSON body is refused with 413.")
     body_deadline_s: float = Field(60.0, gt=0, description="A body that takes longer to arrive is refused with 408.")
+    max_upload_bytes: int = Field(1_073_741_824, gt=0, description="A larger multipart body is refused with 413.")
+    max_adapter_bytes: int = Field(1_000_000_000, gt=0, description="A larger LoRA file is refused with 413.")
     max_json_depth: int = Field(32, gt=0, description="Deeper nesting is refused with 400.")
     max_prompt_chars: int = Field(4_000, gt=0)
     sync_deadline_s: float = Field(600.0, gt=0, description="How long an image call waits for its job.")
+    keep_alive_s: float = Field(15.0, gt=0, description="A comment in every stream that was silent for so long.")
+    max_image_bytes: int = Field(10_000_000, gt=0, description="Of one picture or mask to start from.")
+    max_image_px: int = Field(4_096, gt=0, description="Of either side of a picture to start from.")
     max_wait_s: int = Field(60, gt=0, description="The largest N of `Prefer: wait=N`.")
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(512, ge=1)
@@ -56,7 +61,7 @@ class JobSettings(Frozen):
 
 class RouterSettings(Frozen):
     num_replicas: int = Field(1, ge=1)
-    max_driven_per_model: int = Field(4, ge=1, description="Jobs of one model that a Router keeps in its engine.")
+    max_driven_per_model: int = Field(64, ge=1, description="Jobs of one model that a Router keeps in its engine.")
 
 
 class MongoSettings(Frozen):
@@ -97,6 +102,27 @@ class ModelSettings(Frozen):
     num_threads: int = Field(0, ge=0, description="CPU threads of an engine; 0: all cores.")
 
 
+class EngineSettings(Frozen):
+    """How an engine packs, caches and shows; none of it changes a pixel."""
+
+    max_active: int = Field(64, ge=1, description="Pictures in the making at once; more wait, in order of arrival.")
+    max_batch_rows: int = Field(32, ge=1, description="Rows of one forward pass; guidance takes two for a picture.")
+    max_batch_px: int = Field(67_108_864, gt=0, description="Rows times pixels of one forward pass.")
+    measure_rows: tuple[int, ...] = Field((1, 2, 4, 8, 16), description="Batch sizes timed when a model loads.")
+    measure_budget_s: float = Field(4.0, ge=0, description="Time for measuring at load; kept on disk for next time.")
+    embedding_cache_bytes: int = Field(256_000_000, ge=0)
+    max_encode_batch: int = Field(16, ge=1, description="Prompts encoded together.")
+    max_decode_px: int = Field(4_194_304, gt=0, description="Pixels decoded together; a larger picture goes alone.")
+    tile_above_px: int = Field(4_194_304, gt=0, description="Larger pictures are decoded in overlapping tiles.")
+    adapter_device_bytes: int = Field(2_000_000_000, ge=0, description="Adapters on the device, least used go first.")
+    adapter_host_bytes: int = Field(8_000_000_000, ge=0, description="Adapters in main memory.")
+    adapter_disk_bytes: int = Field(50_000_000_000, ge=0, description="Adapters in the state folder.")
+    preview_every_steps: int = Field(5, ge=0, description="A small preview every so many steps; 0: none.")
+    channels_last: bool = Field(True, description="Memory layout that convolutions prefer.")
+    compile: bool = Field(False, description="torch.compile the denoiser, per shape; slow first start, CUDA only.")
+    cuda_graphs: bool = Field(False, description="With compile: replay whole steps as CUDA graphs.")
+
+
 class Settings(Frozen):
     """The whole configuration of one Darkroom."""
 
@@ -112,6 +138,7 @@ class Settings(Frozen):
     s3: S3Settings = S3Settings()
     ray: RaySettings = RaySettings()
     models: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":

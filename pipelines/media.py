@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.request import GenerationRequest
+from pipelines.request import GenerationRequest, LoraChoice
 
 PACKAGES = ("darkroom", "torch", "diffusers", "transformers")
 XMP_NAMESPACE = "https://darkroom.invalid/ns/1.0/"
@@ -89,8 +89,12 @@ def parameters_line(provenance: Provenance) -> str:
         "Size": f"{request.width_px}x{request.height_px}",
         "Model hash": provenance.weights_sha256[:10],
         "Model": request.model_id,
-        "Version": f"darkroom {_versions()['darkroom']}",
     }
+    if request.image is not None:
+        settings["Denoising strength"] = f"{request.strength:g}"
+    if request.loras:
+        settings["Lora hashes"] = ", ".join(f"{choice.name}: {_short_hash(choice)}" for choice in request.loras)
+    settings["Version"] = f"darkroom {_versions()['darkroom']}"
     negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
     return _encodable(f"{request.prompt}{negative}\n{line}".strip())
@@ -99,6 +103,10 @@ def parameters_line(provenance: Provenance) -> str:
 def darkroom_record(provenance: Provenance) -> str:
     """Everything that is needed to make the picture again, as ASCII JSON."""
     request = asdict(provenance.request)
+    # What a file is, not where it lies: pictures are handed on, and keys name tenants.
+    for holder, name in ((request, "image"), (request, "mask"), *((lora, "file") for lora in request["loras"])):
+        if holder[name] is not None:
+            holder[name] = {"sha256": holder[name]["sha256"]}
     return json.dumps(
         {
             "request": request,
@@ -109,6 +117,10 @@ def darkroom_record(provenance: Provenance) -> str:
             "created": provenance.created,
         }
     )
+
+
+def _short_hash(choice: LoraChoice) -> str:
+    return "unknown" if choice.file is None else choice.file.sha256[:12]
 
 
 @cache

@@ -9,11 +9,23 @@ CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpe
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Bytes in the object store that a request needs, and what they must hash to."""
+
+    key: str
+    sha256: str  # hex
+
+
+@dataclass(frozen=True, slots=True)
 class LoraChoice:
-    """One adapter a request asks for, as `name` or `name@version`, and how strongly."""
+    """One adapter a request asks for, as `name` or `name@version`, and how strongly.
+
+    Submission pins the name to a version and fills in `file`; the engine only looks at the file.
+    """
 
     name: str
     scale: float = 1.0
+    file: StoredFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,10 @@ class GenerationRequest:
     guidance_scale: float
     scheduler: str | None = None  # None: the scheduler that the model's folder names
     loras: tuple[LoraChoice, ...] = ()
+    image: StoredFile | None = None  # start from this picture instead of noise alone
+    mask: StoredFile | None = None  # beside `image`; transparent where it is to be painted anew
+    strength: float = 1.0  # 0–1, with `image`: the share of the steps that is run
+    num_partial_images: int = 0  # unfinished pictures to show on the way, per image; changes no pixel of the result
     output_format: OutputFormat = "png"
     output_compression: int = 100  # 0–100, JPEG and WebP quality; PNG is always lossless
 
@@ -55,6 +71,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """What an unfinished picture looks like: small and cheap, or, as one of the partial images asked for, whole."""
+
+    image_index: int
+    step: int  # finished steps of this image
+    data: bytes
+    content_type: str
+    partial_index: int | None = None  # 0, 1, …: counts the partial images of this image; None for a small preview
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratedImage:
     """One finished picture as file bytes, with provenance inside."""
 
@@ -73,6 +100,16 @@ class GenerationResult:
     images: tuple[GeneratedImage, ...]
     engine_s: float  # from the engine taking the request up to the last encoded picture, waiting excluded
     waited_s: float  # in the engine's own queue
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReport:
+    """What an engine found in an adapter that it can use."""
+
+    num_layers: int
+    max_rank: int
+    components: tuple[str, ...]  # of the model, such as "unet" and "text_encoder"
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,67 +1,125 @@
-"""Family: one model family's way from a request to pixels. Knows no files, no jobs and no threads."""
+"""Family: one model family's way from texts to pixels in four verbs: encode, start, step, decode.
 
+Knows no files, no jobs and no threads. Every verb gives what the family's diffusers pipeline gives for each request
+alone; a family is right when its parity test says so (tests/pipelines/test_promise.py).
+"""
+
+import inspect
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 
-from models.errors import NotFinite
 from models.loader import LoadedModel
+from models.lora import LoraBank, RowLoras
+from pipelines.device import wait_for
 from pipelines.request import GenerationRequest
+from pipelines.sample import Order, Sample, Scheduler, TextEmbedding
 from pipelines.schedulers import get_scheduler, sampler_name
+from pipelines.speed import Compiler, Denoiser
 
-# H height, W width, C colours (RGB), 0–1
-PixelsHWC = NDArray[np.float32]
-OnStep = Callable[[int], None]  # told the number of finished steps; may raise to stop
+# R rows of a forward pass (two for a guided sample), B pictures, H height, W width, C colours (RGB), 0–1
+PixelsBHWC = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What came of one step of a batch."""
+
+    forward_s: float  # inside the denoiser
+    failures: Mapping[Sample, Exception]  # of those whose own scheduler step went wrong
 
 
 class Family(ABC):
-    """Runs requests of one family; what a family adds is which arguments its pipeline takes."""
+    """Runs samples of one family on one loaded model.
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    encode() and start() are called by one thread, step() by another and decode() by a third, at the same time.
+    """
+
+    denoiser_name: ClassVar[str]  # the component of the pipeline that step() runs
+    text_encoders: ClassVar[tuple[str, ...]]  # those that encode() runs
+
+    def __init__(self, loaded: LoadedModel, bank: LoraBank, compiler: Compiler | None = None) -> None:
         self.spec = loaded.spec
         self.pipeline = loaded.pipeline
-        # Every run gets a copy: schedulers keep state, and a request may ask for another one.
+        self.device = loaded.device
+        self.dtype = loaded.dtype
+        self._bank = bank
+        self.denoiser = Denoiser(getattr(loaded.pipeline, self.denoiser_name), compiler)
+        # Every sample gets a copy: schedulers keep state, and a request may ask for another one.
         self._own_scheduler = loaded.pipeline.scheduler
 
+    # The four verbs.
+
+    def encode(self, texts: Sequence[str | None], loras: Sequence[RowLoras]) -> list[TextEmbedding]:
+        """One embedding for each text, in one pass; None is "nothing said", which need not equal an empty text."""
+        with self._adapted(self.text_encoders, loras):
+            return self.embed(texts)
+
     @abstractmethod
-    def arguments(self, request: GenerationRequest) -> dict[str, Any]:
-        """What this family's diffusers pipeline is called with, beside what all of them take."""
+    def start(self, order: Order) -> Sample:
+        """A sample before its first step: noise, or the picture to start from under noise. ValueError says why not."""
 
-    def paint(self, request: GenerationRequest, seed: int, on_step: OnStep) -> PixelsHWC:
-        """One picture, equal to what the plain diffusers pipeline gives for the same seed and arguments."""
-        last_latents: torch.Tensor | None = None
+    def step(self, samples: Sequence[Sample]) -> StepOutcome:
+        """One forward pass for all rows, then each sample's own scheduler step; the samples have one size.
 
-        def after_step(_pipe: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            nonlocal last_latents
-            last_latents = tensors["latents"]
-            on_step(step + 1)
-            return {}
+        When the forward pass raises, no sample has changed and any part of the batch may be tried again. What goes
+        wrong after it is the sample's own: it comes back here, and the others have made their step.
+        """
+        began_s = time.perf_counter()
+        loras = [sample.order.loras for sample in samples for _ in range(sample.num_rows)]
+        with self._bank.rows(self.denoiser_name, loras) as is_adapted:
+            predicted_rows = self.predict(samples, is_adapted=is_adapted)
+        forward_s = wait_for(self.device) - began_s
+        failures: dict[Sample, Exception] = {}
+        first_row = 0
+        for sample in samples:
+            rows = predicted_rows[first_row : first_row + sample.num_rows]
+            first_row += sample.num_rows
+            try:
+                self._advance(sample, _guided(rows, sample.order.request.guidance_scale))
+            except Exception as error:  # noqa: BLE001 - whatever a scheduler raises, it is this sample's trouble alone
+                failures[sample] = error
+        # What a sample gives up now may be given to another thread's stream: nothing may still be at work on it.
+        wait_for(self.device)
+        return StepOutcome(forward_s, failures)
 
-        self.pipeline.scheduler = self.scheduler(request.scheduler)
-        images_BHWC = self.pipeline(
-            prompt=request.prompt,
-            width=request.width_px,
-            height=request.height_px,
-            num_inference_steps=request.num_inference_steps,
-            # On the CPU whatever the device, as users do: the same seed is the same noise on every machine.
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="np",
-            callback_on_step_end=after_step,
-            **self.arguments(request),
-        ).images
-        if last_latents is not None and not bool(torch.isfinite(last_latents).all()):
-            raise NotFinite("The model produced numbers that are not finite; no picture can be made of them.")
-        pixels_HWC: PixelsHWC = images_BHWC[0]
-        if not np.isfinite(pixels_HWC).all():
-            raise NotFinite("The decoder produced numbers that are not finite; no picture can be made of them.")
-        return pixels_HWC
+    def decode(self, latents: Sequence[torch.Tensor], *, width_px: int, height_px: int, tiled: bool) -> PixelsBHWC:
+        """The pictures of one size that samples' latents stand for, in one pass."""
+        return self.decode_latents(self.unpacked(torch.cat(list(latents)), width_px, height_px), tiled=tiled)
 
-    def scheduler(self, name: str | None) -> Any:  # noqa: ANN401 - diffusers is untyped
+    # What a family is made of.
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str | None]) -> list[TextEmbedding]:
+        """What encode() does once the adapters are in place."""
+
+    @abstractmethod
+    def predict(self, samples: Sequence[Sample], *, is_adapted: bool) -> torch.Tensor:
+        """The denoiser's output for every row, in the order of sample.texts. Changes no sample."""
+
+    def unpacked(self, latents: torch.Tensor, width_px: int, height_px: int) -> torch.Tensor:  # noqa: ARG002
+        """Samples' latents as [B, C, H, W]; most families keep them so."""
+        return latents
+
+    # What all of them share.
+
+    def is_guided(self, request: GenerationRequest) -> bool:
+        """Whether a sample of this request takes a second row, for what its negative prompt (or nothing) would give."""
+        return self.spec.limits.has_guidance and request.guidance_scale > 1
+
+    def negative_text(self, request: GenerationRequest) -> str | None:
+        return request.negative_prompt or None if self.spec.limits.has_negative_prompt else None
+
+    def scheduler(self, name: str | None) -> Scheduler:
         """A fresh scheduler, by name or as the folder has it; ValueError lists the names of this family."""
         own = self._own_scheduler
         if name is None:
@@ -76,10 +134,103 @@ class Family(ABC):
         own = self._own_scheduler
         return sampler_name(type(own).__name__, has_karras_sigmas=bool(own.config.get("use_karras_sigmas", False)))
 
-    def guidance_scale(self, request: GenerationRequest) -> float:
-        """Distilled models were trained without guidance; any scale would only spoil their pictures."""
-        return request.guidance_scale if self.spec.limits.has_guidance else 0.0
+    def denoised(self, sample: Sample, output: Any, predicted: torch.Tensor) -> torch.Tensor | None:  # noqa: ANN401, ARG002
+        """What a scheduler's step took for the finished picture; None where it does not say."""
+        if (clean := getattr(output, "pred_original_sample", None)) is not None:
+            return clean  # type: ignore[no-any-return]
+        # The multistep ones convert every prediction to it and keep the last few.
+        kept = getattr(sample.scheduler, "model_outputs", None)
+        return kept[-1] if kept else None
 
-    def negative_prompt(self, request: GenerationRequest) -> str | None:
-        """None when empty: SDXL has an embedding of its own for "nothing said", which an empty text is not."""
-        return request.negative_prompt or None if self.spec.limits.has_negative_prompt else None
+    @contextmanager
+    def _adapted(self, components: Sequence[str], loras: Sequence[RowLoras]) -> Generator[None, None, None]:
+        with ExitStack() as stack:
+            for component in components:
+                stack.enter_context(self._bank.rows(component, loras))
+            yield
+
+    def _advance(self, sample: Sample, predicted: torch.Tensor) -> None:
+        timestep = sample.timestep
+        output = sample.scheduler.step(predicted, timestep, sample.latents, **sample.step_arguments)
+        clean = self.denoised(sample, output, predicted)
+        latents = output.prev_sample
+        if (inpaint := sample.inpaint) is not None:
+            original = inpaint.original
+            if sample.step + 1 < sample.num_steps:
+                next_timestep = sample.timesteps[sample.step + 1 : sample.step + 2]
+                original = self.add_noise(sample.scheduler, original, inpaint.noise, next_timestep)
+            latents = (1 - inpaint.mask) * original + inpaint.mask * latents
+        sample.latents, sample.denoised = latents, clean
+        sample.step += 1
+
+    def add_noise(
+        self,
+        scheduler: Scheduler,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timestep: torch.Tensor,
+    ) -> torch.Tensor:
+        """Clean latents as they would be at `timestep`, shape [1]."""
+        return scheduler.add_noise(latents, noise, timestep)  # type: ignore[no-any-return]
+
+    def noise(self, order: Order, generator: torch.Generator) -> torch.Tensor:
+        """[1, C, H, W], drawn on the CPU whatever the device: the same seed is the same noise on every machine."""
+        scale = self.pipeline.vae_scale_factor
+        request = order.request
+        channels = self.pipeline.vae.config.latent_channels
+        shape = (1, channels, request.height_px // scale, request.width_px // scale)
+        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)  # type: ignore[no-any-return]
+
+    def encode_picture(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Latents [1, C, H, W] of a picture [1, 3, H px, W px], -1 to 1; one draw from what the encoder gives."""
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.sample(generator)
+        return self.scaled(latents).to(self.dtype)
+
+    def decode_latents(self, latents: torch.Tensor, *, tiled: bool) -> PixelsBHWC:
+        """The inverse; in overlapping tiles where the whole would not fit."""
+        vae = self.pipeline.vae
+        unscaled = self.unscaled(latents).to(vae.dtype)
+        pixels = (vae.tiled_decode(unscaled) if tiled else vae.decode(unscaled)).sample
+        # As the pipelines do it, half precision included.
+        images: PixelsBHWC = self.pipeline.image_processor.postprocess(pixels, output_type="np")
+        return images
+
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """From what the autoencoder gives to what the denoiser was trained on."""
+        config = self.pipeline.vae.config
+        shift, factor = float(config.shift_factor or 0.0), float(config.scaling_factor)
+        return (latents - shift) * factor
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of scaled()."""
+        config = self.pipeline.vae.config
+        shift, factor = float(config.shift_factor or 0.0), float(config.scaling_factor)
+        return latents / factor + shift
+
+
+def step_arguments(scheduler: Scheduler, generator: torch.Generator) -> dict[str, Any]:
+    """What this scheduler's step() takes beside the usual three; the pipelines find it out in the same way."""
+    accepted = inspect.signature(scheduler.step).parameters
+    offered: dict[str, Any] = {"eta": 0.0, "generator": generator}
+    return {name: value for name, value in offered.items() if name in accepted}
+
+
+def timesteps_from(scheduler: Scheduler, first: int, request: GenerationRequest) -> torch.Tensor:
+    """The scheduler's timesteps from index `first` on, and the scheduler told so."""
+    timesteps: torch.Tensor = scheduler.timesteps[first:]
+    if not len(timesteps):
+        raise ValueError(
+            f"strength {request.strength:g} of {request.num_inference_steps} steps leaves none to be run; raise either"
+        )
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return timesteps
+
+
+def _guided(rows: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), eq. 6; one row is no guidance."""
+    if len(rows) == 1:
+        return rows
+    without, within = rows.chunk(2)
+    return without + scale * (within - without)

@@ -1,14 +1,21 @@
-"""Stable Diffusion 1.x and every model of its classes: one CLIP text encoder, a UNet, classifier-free guidance."""
+"""Stable Diffusion 1.x, 2.x and all models of their classes: one CLIP text encoder, a UNet, guidance by two rows."""
 
-from typing import Any
+from collections.abc import Sequence
 
-from pipelines.families.base import Family
-from pipelines.request import GenerationRequest
+import torch
+
+from pipelines.families.unet import UNetFamily
+from pipelines.sample import Sample, TextEmbedding
 
 
-class StableDiffusion(Family):
-    def arguments(self, request: GenerationRequest) -> dict[str, Any]:
-        return {
-            "negative_prompt": self.negative_prompt(request),
-            "guidance_scale": self.guidance_scale(request),
-        }
+class StableDiffusion(UNetFamily):
+    text_encoders = ("text_encoder",)
+
+    def embed(self, texts: Sequence[str | None]) -> list[TextEmbedding]:
+        # Nothing said is an empty text here.
+        prompts = [text or "" for text in texts]
+        tokens_BLD, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
+        return [TextEmbedding(tokens_LD) for tokens_LD in tokens_BLD]
+
+    def added_conditions(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor] | None:
+        return None
