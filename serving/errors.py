@@ -2,7 +2,7 @@
 
 AppError
 ├─ BadInput 400 ─ Unprocessable 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404
-├─ MethodNotAllowed 405 ├─ RequestTimeout 408 ├─ Conflict 409 ├─ TooLarge 413 ├─ UnsupportedMedia 415
+├─ MethodNotAllowed 405 ├─ RequestTimeout 408 ├─ Conflict 409 ─ JobCancelled ├─ TooLarge 413 ├─ UnsupportedMedia 415
 ├─ TryAgain ─ TooManyRequests 429, Unavailable 503
 └─ JobFailed 500
 """
@@ -69,6 +69,16 @@ class RequestTimeout(AppError):
 
 class Conflict(AppError):
     status, type, code = 409, "invalid_request_error", "conflict"
+
+
+class JobCancelled(Conflict):
+    """The job behind a synchronous call was called off while the caller waited."""
+
+    code = "job_cancelled"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Should-Retry": "false"}  # OpenAI's clients repeat a 409 by themselves: it would be made after all
 
 
 class TooLarge(AppError):

@@ -33,7 +33,7 @@ log = get_logger("main")
 APP_NAME = "darkroom"
 # Bookkeeping shares of a node, small for processes that mostly wait.
 LIGHT_CPUS = 0.1
-ENGINE_MAX_ONGOING = 64
+ENGINE_MAX_ONGOING = 1_024  # the engine packs what comes and bounds itself
 ROUTER_MAX_ONGOING = 10_000
 GRACE_S = 5.0
 

@@ -22,7 +22,7 @@ from serving.errors import Conflict, Unavailable
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 Sort = Sequence[tuple[str, int]]  # 1 ascending, -1 descending
-CollectionName = Literal["jobs", "tenants", "api_keys"]
+CollectionName = Literal["jobs", "tenants", "api_keys", "adapters", "adapter_names"]
 # Why a query may look past one tenant. A new reason is a decision: add it here, and to the test that lists them.
 Reason = Literal["authenticate", "drive_jobs", "count_queue", "operate_server"]
 
@@ -35,6 +35,11 @@ INDEXES: dict[CollectionName, tuple[Sort, ...]] = {
     ),
     "tenants": (),
     "api_keys": ((("tenant", ASCENDING), ("created_at", DESCENDING)),),
+    "adapters": (
+        (("tenant", ASCENDING), ("name", ASCENDING), ("version", DESCENDING)),
+        (("tenant", ASCENDING), ("state", ASCENDING), ("created_at", DESCENDING)),
+    ),
+    "adapter_names": (),
 }
 
 

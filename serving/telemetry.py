@@ -15,6 +15,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from configs.settings import LogSettings
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+STEP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 METRICS_DIR_ENV = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name; shared by all processes of a node
 
 HTTP_REQUESTS = Counter("darkroom_http_requests_total", "HTTP requests answered.", ["method", "route", "status"])
@@ -37,6 +38,41 @@ ENGINE_WAIT_SECONDS = Histogram(
 ENGINE_LOAD_SECONDS = Gauge(
     "darkroom_engine_load_seconds", "Time to load the model.", ["model"], multiprocess_mode="livemax"
 )
+ENGINE_STEP_ROWS = Histogram(
+    "darkroom_engine_step_rows",
+    "Rows of one forward pass; guidance takes two for a picture.",
+    ["model"],
+    buckets=(1, 2, 4, 8, 12, 16, 24, 32, 48, 64),
+)
+ENGINE_STEP_SECONDS = Histogram(
+    "darkroom_engine_step_seconds", "One forward pass of the denoiser.", ["model"], buckets=STEP_BUCKETS_S
+)
+ENGINE_OVERHEAD_SECONDS = Counter(
+    "darkroom_engine_overhead_seconds_total", "What the loop spends beside the denoiser.", ["model"]
+)
+ENGINE_PICTURES = Gauge(
+    "darkroom_engine_pictures",
+    "Pictures in an engine: waiting, active (between their first and last step), decoding.",
+    ["model", "state"],
+    multiprocess_mode="livesum",
+)
+ENGINE_DEVICE_BYTES = Gauge(
+    "darkroom_engine_device_bytes", "Memory of the device in use; 0 on a CPU.", ["model"], multiprocess_mode="livesum"
+)
+ENGINE_ENCODE_SECONDS = Histogram(
+    "darkroom_engine_encode_seconds", "Embedding the texts of some requests.", ["model"], buckets=STEP_BUCKETS_S
+)
+ENGINE_TEXTS = Counter("darkroom_engine_texts_total", "Texts embedded or found in the cache.", ["model", "source"])
+ENGINE_DECODE_SECONDS = Histogram(
+    "darkroom_engine_decode_seconds", "From latents to pixels, some pictures at once.", ["model"], buckets=STEP_BUCKETS_S
+)
+ENGINE_ADAPTERS = Counter(
+    "darkroom_engine_adapters_total", "Adapters brought to the device or found there.", ["model", "source"]
+)
+ENGINE_ADAPTER_BYTES = Gauge(
+    "darkroom_engine_adapter_bytes", "Adapters on the device.", ["model"], multiprocess_mode="livesum"
+)
+ENGINE_SPLITS = Counter("darkroom_engine_batch_splits_total", "Batches tried again in halves.", ["model", "reason"])
 IMAGES_MADE = Counter("darkroom_images_total", "Pictures made.", ["model"])
 KEEP_SECONDS = Histogram("darkroom_keep_seconds", "Storing the results of a job in S3.", buckets=LATENCY_BUCKETS_S)
 AUTH_FAILURES = Counter("darkroom_auth_failures_total", "Requests refused for want of a valid key.")

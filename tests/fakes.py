@@ -4,21 +4,33 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from PIL import Image
 
 from models.blobs import BlobInfo, check_key
-from models.errors import BlobError, BlobNotFound
+from models.errors import AdapterError, BlobError, BlobNotFound
 from pipelines.media import Provenance, encode_image
-from pipelines.request import CONTENT_TYPES, GeneratedImage, GenerationRequest, GenerationResult, Progress
-from serving.backends.base import Backend, OnProgress
-from serving.backends.gpu import EngineMessage
-from serving.errors import AppError
+from pipelines.request import (
+    CONTENT_TYPES,
+    AdapterReport,
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    Preview,
+    Progress,
+    StoredFile,
+)
+from serving.backends.base import OnProgress
+from serving.backends.gpu import EngineFailure, EngineMessage
+from serving.errors import AppError, Unavailable
 from serving.jobs.dispatcher import Dispatcher, Place
+from serving.jobs.feed import News, for_at_most
 from serving.jobs.job import Job
 
 FAKE_WEIGHTS_SHA256 = hashlib.sha256(b"fake weights").hexdigest()
@@ -40,6 +52,8 @@ class FakeBackend:
         self.gate.set()
         self.ready = True
         self.step_s = 0.0
+        self.adapter_refusal: str | None = None  # set: every adapter is refused with this message
+        self.checked: list[StoredFile] = []
 
     async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
         self.calls.append(job_id)
@@ -53,6 +67,8 @@ class FakeBackend:
             for step in range(1, steps + 1):
                 await asyncio.sleep(self.step_s)
                 await on_progress(Progress(step, steps))
+                for preview in previews(request, step):
+                    await on_progress(preview)
             await self.gate.wait()
             images = tuple(picture(request, index) for index in range(request.num_images))
             return GenerationResult(images, engine_s=time.perf_counter() - started, waited_s=0.0)
@@ -64,6 +80,23 @@ class FakeBackend:
 
     async def is_ready(self) -> bool:
         return self.ready
+
+    async def check_adapter(self, file: StoredFile) -> AdapterReport:
+        self.checked.append(file)
+        if self.adapter_refusal is not None:
+            raise AdapterError(self.adapter_refusal)
+        return AdapterReport(num_layers=32, max_rank=8, components=("unet",), num_bytes=1_000_000)
+
+
+def previews(request: GenerationRequest, step: int) -> list[Preview]:
+    """One small preview for every step, and every second one a partial image, as long as any are wanted."""
+    index, step = divmod(step - 1, request.num_inference_steps)
+    step += 1
+    data, content_type = picture(request, index).data, CONTENT_TYPES[request.output_format]
+    told = [Preview(index, step, data, content_type)]
+    if step % 2 == 1 and step // 2 < request.num_partial_images:
+        told.append(Preview(index, step, data, content_type, partial_index=step // 2))
+    return told
 
 
 def picture(request: GenerationRequest, index: int) -> GeneratedImage:
@@ -87,6 +120,7 @@ class FakeEngineLink:
 
     def __init__(self, messages: Sequence[EngineMessage], *, error: Exception | None = None) -> None:
         self._messages = messages
+        self.report: AdapterReport | EngineFailure = AdapterReport(32, 8, ("unet",), 1_000_000)
         self._error = error
         self.is_closed = False
         self.ready = True
@@ -95,10 +129,14 @@ class FakeEngineLink:
         try:
             for message in self._messages:
                 yield message
+                await asyncio.sleep(0)
             if self._error is not None:
                 raise self._error
         finally:
             self.is_closed = True
+
+    async def check_adapter(self, file: StoredFile, *, timeout_s: float) -> AdapterReport | EngineFailure:
+        return self.report
 
     async def is_ready(self, *, timeout_s: float) -> bool:
         return self.ready
@@ -131,8 +169,18 @@ class MemoryBlobs:
         self._objects[key] = _Object(bytes(data), info)
         return info
 
+    def put_file(self, key: str, path: Path, content_type: str) -> None:
+        self.put(key, path.read_bytes(), content_type)
+
+    def copy(self, source: str, key: str) -> None:
+        found = self._find(source)
+        self.put(key, found.data, found.info.content_type)
+
     def get(self, key: str) -> bytes:
         return self._find(key).data
+
+    def get_file(self, key: str, path: Path) -> None:
+        path.write_bytes(self.get(key))
 
     def head(self, key: str) -> BlobInfo:
         return self._find(key).info
@@ -186,12 +234,15 @@ class MemoryBlobs:
 class LocalRouterLink:
     """serving.api.deps.RouterLink to a Dispatcher of this process; what RayRouterLink does, without Ray."""
 
-    def __init__(self, dispatcher: Dispatcher, backends: Sequence[Backend]) -> None:
+    def __init__(self, dispatcher: Dispatcher, backends: Sequence[FakeBackend]) -> None:
         self._dispatcher = dispatcher
         self._backends = backends
         self._pushes: set[asyncio.Task[Any]] = set()
         self.is_lost = False  # True: every message to the Router is lost
         self.driven: list[str] = []
+        self.followed: list[str] = []
+        self.cancelled: list[str] = []
+        self.num_following = 0
         self.pushed: list[str] = []
 
     async def drive(self, job: Job, *, timeout_s: float) -> Job | None:
@@ -203,11 +254,39 @@ class LocalRouterLink:
         except (TimeoutError, AppError):
             return None
 
+    async def follow(self, job: Job, *, timeout_s: float) -> AsyncGenerator[News | Job, None]:
+        self.followed.append(job.id)
+        if self.is_lost:
+            return
+        told = for_at_most(timeout_s, self._dispatcher.follow(Place.of(job), job.model_id))
+        self.num_following += 1
+        try:
+            async with aclosing(told):
+                async for news in told:
+                    if self.is_lost:  # in the middle of it
+                        return
+                    yield news
+        except AppError:
+            return
+        finally:
+            self.num_following -= 1
+
+    async def cancel(self, job_id: str, *, timeout_s: float) -> None:
+        self.cancelled.append(job_id)
+        if not self.is_lost:
+            self._dispatcher.call_off(job_id)
+
     def push(self, job: Job) -> None:
         self.pushed.append(job.id)
         task = asyncio.create_task(self.drive(job, timeout_s=60.0))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
+
+    async def check_adapter(self, model_id: str, file: StoredFile, *, timeout_s: float) -> AdapterReport:
+        backend = next((b for b in self._backends if model_id in b.model_ids), None)
+        if self.is_lost or backend is None:
+            raise Unavailable(f"No engine of {model_id} could look at the adapter.", code="engine_unavailable")
+        return await backend.check_adapter(file)
 
     async def ready_models(self, *, timeout_s: float) -> Mapping[str, bool]:
         if self.is_lost:

@@ -13,7 +13,7 @@ from serving.api.schemas import (
     TenantList,
 )
 from serving.errors import Forbidden, NotFound
-from serving.jobs.submission import check_text
+from serving.jobs.wish import check_text
 from serving.tenancy.auth import ApiKey, Caller
 from serving.tenancy.tenants import Tenant
 

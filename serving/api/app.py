@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from models.errors import ModelError
-from serving.api import admin, generations, health, images, jobs, models
+from serving.api import admin, edits, events, generations, health, images, jobs, loras, models
 from serving.api.deps import Services, bearer
 from serving.api.gatekeeper import PROTECTED_PREFIXES, Gatekeeper
 from serving.api.schemas import ErrorBody
@@ -25,7 +25,17 @@ log = get_logger("api")
 # OpenAI's routes answer 400 to a body that does not fit; ours say 422.
 OPENAI_PREFIX = "/v1/images"
 MAX_NAME_CHARS = 80  # of a field, told back in an error
-ROUTERS = (images.router, generations.router, jobs.router, models.router, admin.router, health.router)
+ROUTERS = (
+    images.router,
+    edits.router,
+    generations.router,
+    jobs.router,
+    events.router,
+    loras.router,
+    models.router,
+    admin.router,
+    health.router,
+)
 
 
 def build_app(services: Services) -> ASGIApp:
@@ -68,6 +78,8 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     """Starlette's own: no such path, wrong method, a body that broke off."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, AppError):  # FastAPI's wrapper around what the gatekeeper said of the body
+        return _app_error(request, error.__cause__)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         return _app_error(request, NotFound(f"There is no {where}.", code="unknown_url"))

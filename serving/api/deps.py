@@ -1,6 +1,6 @@
 """What a route may ask for: the services of this process, and who is calling."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -10,7 +10,10 @@ from fastapi.security import HTTPBearer
 from configs.settings import Settings
 from models.blobs import BlobStore
 from models.spec import ModelSpec
+from pipelines.request import AdapterReport, StoredFile
+from serving.adapters.store import AdapterStore
 from serving.errors import Forbidden
+from serving.jobs.feed import News
 from serving.jobs.job import Job
 from serving.jobs.store import JobStore
 from serving.jobs.submission import Submission
@@ -28,8 +31,20 @@ class RouterLink(Protocol):
         """The job once it has ended or was put back; None when that Router does not have it or was lost."""
         ...
 
+    def follow(self, job: Job, *, timeout_s: float) -> AsyncGenerator[News | Job, None]:
+        """drive(), told as it happens; last the job. Without it: that Router does not have it, or time is up."""
+        ...
+
+    async def cancel(self, job_id: str, *, timeout_s: float) -> None:
+        """Tells a Router to stop work on a cancelled job. When the message is lost, the job's driver finds out."""
+        ...
+
     def push(self, job: Job) -> None:
         """Tells a Router of the job and does not wait; when the message is lost, a Router finds the job itself."""
+        ...
+
+    async def check_adapter(self, model_id: str, file: StoredFile, *, timeout_s: float) -> AdapterReport:
+        """What an engine of that model finds in the file. AdapterError refuses it; Unavailable: nobody looked."""
         ...
 
     async def ready_models(self, *, timeout_s: float) -> Mapping[str, bool]:
@@ -48,6 +63,7 @@ class Services:
     keys: KeyRing
     tenants: Tenants
     store: JobStore
+    adapters: AdapterStore
     submission: Submission
     router: RouterLink
 

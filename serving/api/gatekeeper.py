@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.settings import ApiSettings
-from serving.errors import AppError, BadInput, NotAuthenticated, RequestTimeout, TooLarge, UnsupportedMedia
+from serving.api.multipart import Upload, content_type_of, declares_more, drain, unsupported
+from serving.errors import AppError, BadInput, NotAuthenticated, RequestTimeout, TooLarge
 from serving.telemetry import HTTP_REQUESTS, HTTP_SECONDS, get_logger
 from serving.tenancy.auth import KeyRing
 
@@ -23,12 +25,12 @@ log = get_logger("api")
 
 PROTECTED_PREFIXES = ("/v1/", "/api/")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may make up others
+# The routes that take files. Everywhere else a body is JSON.
+MULTIPART_PATHS = frozenset({"/v1/images/edits", "/v1/loras/import"})
 QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # Possessive, and an open string runs to the end: one pass over the text, whatever it holds.
 STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
-# A body over the limit is read and thrown away up to here, so that the client gets to see the answer.
-MAX_DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class Gatekeeper:
@@ -50,8 +52,8 @@ class Gatekeeper:
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                replayed = await self._receive_whole(scope, headers, receive)
-                await self._app(scope, replayed, answer.send)
+                checked = await self._let_in(scope, headers, receive, answer)
+                await self._app(scope, checked, answer.send)
             except AppError as error:
                 if answer.status is not None:
                     raise
@@ -62,11 +64,20 @@ class Gatekeeper:
                 self._account(scope, answer.status or 500, time.perf_counter() - started)
                 structlog.contextvars.unbind_contextvars("tenant")
 
-    async def _receive_whole(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+    async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> Receive:
         """Key first, then the body. A client that does not send what it announced must not hold us for ever."""
         try:
             async with asyncio.timeout(self._settings.body_deadline_s):
                 await self._admit(scope, headers, receive)
+                if scope["method"] == "POST" and scope["path"] in MULTIPART_PATHS:
+                    upload = Upload(
+                        receive,
+                        limit_bytes=self._settings.max_upload_bytes,
+                        within_s=self._settings.body_deadline_s,
+                    )
+                    await upload.check(headers)
+                    answer.before_start = upload.drain  # where a route refuses before it has read all
+                    return upload.receive
                 return await self._with_body(scope, headers, receive)
         except TimeoutError as error:
             deadline_s = self._settings.body_deadline_s
@@ -78,7 +89,7 @@ class Gatekeeper:
         try:
             caller = await self._keys.authenticate(_bearer_key(headers))
         except NotAuthenticated:
-            await _drain(receive)
+            await drain(receive)
             raise
         scope["state"]["caller"] = caller
         structlog.contextvars.bind_contextvars(tenant=caller.tenant)
@@ -87,20 +98,19 @@ class Gatekeeper:
         """Reads a JSON body whole, checks its form, and hands it on; other requests pass untouched."""
         if scope["method"] not in {"POST", "PUT", "PATCH"} or not scope["path"].startswith(PROTECTED_PREFIXES):
             return receive
-        body = await self._read(receive, declared=headers.get("content-length"))
-        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = await self._read(headers, receive)
+        content_type = content_type_of(headers)
         if body and content_type != "application/json" and not content_type.endswith("+json"):
-            named = repr(content_type[:60]) if content_type else "missing"
-            raise UnsupportedMedia(f"The content type must be application/json; it is {named}.")
+            raise unsupported(content_type, expected="application/json")
         if body:
             check_json(body, max_depth=self._settings.max_json_depth)
         return _replay(body, receive)
 
-    async def _read(self, receive: Receive, *, declared: str | None) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
         limit = self._settings.max_body_bytes
         too_large = TooLarge(f"The body is larger than {limit} bytes.")
-        if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limit:
-            await _drain(receive)
+        if declares_more(headers, limit):
+            await drain(receive)
             raise too_large
         chunks: list[bytes] = []
         num_bytes = 0
@@ -111,7 +121,7 @@ class Gatekeeper:
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
                 if message.get("more_body", False):  # else receive() would wait for the client to hang up
-                    await _drain(receive)
+                    await drain(receive)
                 raise too_large
             chunks.append(message.get("body", b""))
             if not message.get("more_body", False):
@@ -134,26 +144,37 @@ class _Answer:
         self._send = send
         self._request_id = request_id
         self.status: int | None = None
+        self.before_start: Callable[[], Awaitable[None]] | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self.before_start is not None:
+                await self.before_start()
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
         await self._send(message)
 
 
 def check_json(body: bytes, *, max_depth: int) -> None:
-    """Refuses what is not a JSON object of moderate depth; NaN and Infinity are not JSON."""
+    """Refuses what is not a JSON object of moderate depth."""
     try:
         # UTF-8 only: in another encoding the bytes of a character may look like quotes and hide the depth.
         text = body.decode("utf-8")
-        if _depth(text) > max_depth:
-            raise BadInput(f"The JSON body nests deeper than {max_depth} levels.", code="json_too_deep")
-        value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise BadInput(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not isinstance(value, dict):
+    if not isinstance(read_json(text, max_depth=max_depth), dict):
         raise BadInput("The body must be a JSON object.", code="invalid_json")
+
+
+def read_json(text: str, *, max_depth: int, param: str | None = None) -> object:
+    """The value, or BadInput for what nests too deep or is not JSON, as NaN and Infinity are not."""
+    named = param or "The body"
+    if _depth(text) > max_depth:
+        raise BadInput(f"{named} nests deeper than {max_depth} levels.", param=param, code="json_too_deep")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise BadInput(f"{named} is not valid JSON: {error}.", param=param, code="invalid_json") from error
 
 
 def _refuse_constant(name: str) -> float:
@@ -185,15 +206,6 @@ def _bearer_key(headers: Headers) -> str:
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(12)
-
-
-async def _drain(receive: Receive) -> None:
-    num_bytes = 0
-    while num_bytes < MAX_DRAINED_BYTES:
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

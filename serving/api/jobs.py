@@ -1,4 +1,4 @@
-"""GET /v1/jobs and /v1/jobs/{id}: what became of one's requests. Polling stays inside this process and the database."""
+"""GET /v1/jobs and /v1/jobs/{id}, POST /v1/jobs/{id}/cancel: what became of one's requests, and calling them off."""
 
 import asyncio
 from typing import Annotated
@@ -6,12 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from serving.api.deps import CurrentCaller, Services, ServicesDep
-from serving.api.schemas import ImageJobResult, JobBody, JobErrorBody, JobList, image_reference, job_request
+from serving.api.schemas import ErrorBody, ImageJobResult, JobBody, JobErrorBody, JobList, image_reference, job_request
 from serving.jobs.job import Job, Kind, Status
+from serving.telemetry import JOBS_ENDED, get_logger
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+log = get_logger("api")
+
 MAX_PAGE = 100
+TELL_ROUTER_S = 2.0
 
 
 @router.get("")
@@ -38,6 +42,18 @@ async def list_jobs(
 @router.get("/{job_id}")
 async def get_job(services: ServicesDep, caller: CurrentCaller, job_id: str) -> JobBody:
     return await job_body(services, await services.store.get(caller.tenant, job_id))
+
+
+@router.post("/{job_id}/cancel", responses={409: {"model": ErrorBody}})
+async def cancel_job(services: ServicesDep, caller: CurrentCaller, job_id: str) -> JobBody:
+    """Calls a waiting or running job off. What was made of it is thrown away; a job that has ended answers 409."""
+    before = await services.store.get(caller.tenant, job_id)
+    job = await services.store.cancel(caller.tenant, job_id)
+    if not before.is_final:
+        JOBS_ENDED.labels(job.kind, job.model_id, job.status).inc()
+        log.info("job cancelled", job_id=job.id, was=before.status)
+        await services.router.cancel(job.id, timeout_s=TELL_ROUTER_S)
+    return await job_body(services, job)
 
 
 async def job_body(services: Services, job: Job) -> JobBody:

@@ -2,9 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+from pipelines.request import Progress
 from serving.api.deps import Services
 from serving.errors import Unavailable
+from serving.jobs.feed import News
 from serving.jobs.job import Job
 
 FOLLOW_POLL_S = 0.25
@@ -19,6 +23,27 @@ async def wait_for(services: Services, job: Job, *, timeout_s: float) -> Job:
         await asyncio.sleep(FOLLOW_POLL_S)
         latest = await _look(services, job) or latest
     return latest
+
+
+async def follow(services: Services, job: Job, *, timeout_s: float) -> AsyncGenerator[News | Job, None]:
+    """What becomes of the job as it happens, and last the job: ended, or as it stands after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    latest, driven = job, None
+    if not job.is_final and job.not_before <= time.time():  # to drive it is to claim it: not before its time
+        async with aclosing(services.router.follow(job, timeout_s=timeout_s)) as told:
+            async for news in told:
+                if isinstance(news, Job):
+                    latest = driven = news
+                else:
+                    yield news
+    if driven is None:
+        latest = await _look(services, job) or latest
+    while not latest.is_final and time.monotonic() < deadline:
+        if latest.step != job.step:
+            yield Progress(latest.step, latest.steps)
+        await asyncio.sleep(FOLLOW_POLL_S)
+        job, latest = latest, await _look(services, job) or latest
+    yield latest
 
 
 async def _look(services: Services, job: Job) -> Job | None:

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from pipelines.request import GenerationRequest, GenerationResult, Progress
+from pipelines.request import GenerationRequest, GenerationResult, Preview, Progress
 
-OnProgress = Callable[[Progress], Awaitable[None]]
+OnProgress = Callable[[Progress | Preview], Awaitable[None]]
 
 
 class Backend(Protocol):

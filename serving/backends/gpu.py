@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from models.errors import GenerationError
-from pipelines.request import GenerationRequest, GenerationResult, Progress
+from models.errors import AdapterError, BlobError, GenerationError, ModelError, SourceUnavailable
+from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, Progress, StoredFile
 from serving.backends.base import OnProgress
-from serving.errors import BackendLost
+from serving.errors import BackendLost, Unavailable
 
 READY_TIMEOUT_S = 2.0
 
@@ -22,7 +22,7 @@ class EngineFailure:
         self.message = message
 
 
-EngineMessage = Progress | GenerationResult | EngineFailure
+EngineMessage = Progress | Preview | GenerationResult | EngineFailure
 
 
 class EngineLink(Protocol):
@@ -30,7 +30,27 @@ class EngineLink(Protocol):
 
     def generate(self, job_id: str, request: GenerationRequest) -> AsyncGenerator[EngineMessage, None]: ...
 
+    async def check_adapter(self, file: StoredFile, *, timeout_s: float) -> AdapterReport | EngineFailure: ...
+
     async def is_ready(self, *, timeout_s: float) -> bool: ...
+
+
+def read_report(answer: AdapterReport | EngineFailure) -> AdapterReport:
+    """The report, or AdapterError when the adapter is at fault, else Unavailable."""
+    if isinstance(answer, AdapterReport):
+        return answer
+    if answer.code == AdapterError.code:
+        raise AdapterError(answer.message)
+    raise Unavailable(answer.message, code=answer.code)
+
+
+def _as_error(failure: EngineFailure) -> ModelError:
+    if failure.code == SourceUnavailable.code:
+        # The store was away, not the request wrong: the driver tries again later.
+        return BlobError(failure.message)
+    error = GenerationError(failure.message)
+    error.code = failure.code
+    return error
 
 
 class EngineBackend:
@@ -50,9 +70,7 @@ class EngineBackend:
                 if isinstance(message, GenerationResult):
                     return message
                 if isinstance(message, EngineFailure):
-                    failure = GenerationError(message.message)
-                    failure.code = message.code
-                    raise failure
+                    raise _as_error(message)
                 await on_progress(message)
         raise BackendLost(f"{self.id} ended its answer without a result")
 

@@ -1,38 +1,18 @@
 """The commands and their options. Each parses, calls and shows; what goes wrong becomes one line on stderr."""
 
-import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import Annotated, Any, Literal
 
-import httpx
 import typer
 
-from configs.settings import SettingsError
-from models.errors import CatalogError, UnknownModel
-from serving.cli.client import Client, ClientError, find_connection, segment
-from serving.cli.pictures import PictureOrder, StillRunning, make_pictures
+from serving.cli.client import segment
+from serving.cli.loras import loras_app, parse_lora
+from serving.cli.options import Key, Url, connect, tells_errors
+from serving.cli.pictures import PictureOrder, make_pictures
 from serving.cli.render import describe, job_progress, say, show_fields, show_table, when
 from serving.cli.serve import PICTURES_DIR, build_settings, first_picture
 from serving.embedded import supervisor
-
-P = ParamSpec("P")
-
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-Url = Annotated[
-    str | None, typer.Option("--url", envvar="DARKROOM_URL", help="Address of the API; default: this machine's.")
-]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        "--key",
-        envvar="DARKROOM_API_KEY",
-        show_envvar=True,
-        help="API key; default: the admin key in the state folder.",
-    ),
-]
 
 Tenant = Annotated[str | None, typer.Option(help="Whose; default: the tenant of your own key.")]
 
@@ -45,6 +25,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants (needs an admin key).")
+app.add_typer(loras_app, name="loras")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")
 
@@ -52,34 +33,6 @@ app.add_typer(tenants_app, name="tenants")
 def main() -> None:
     """Entry point of the `darkroom` command."""
     app()
-
-
-def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """What was foreseen is told in one line, with its exit code; anything else is a bug and keeps its trace."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (SettingsError, CatalogError, UnknownModel) as error:
-            say(str(error))
-            raise typer.Exit(EXIT_USAGE) from error
-        except StillRunning as error:
-            say(str(error))
-            raise typer.Exit(
-                EXIT_INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else EXIT_FAILED
-            ) from error
-        except ClientError as error:
-            say(str(error))
-            raise typer.Exit(EXIT_FAILED) from error
-
-    return wrapper
-
-
-def connect(ctx: typer.Context, url: str | None, key: str | None) -> Client:
-    """The client for this call; tests hand their transport over as the context's object."""
-    transport = ctx.obj if isinstance(ctx.obj, httpx.BaseTransport) else None
-    return Client(find_connection(url, key), transport=transport)
 
 
 @app.command()
@@ -114,8 +67,12 @@ def generate(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Such as 512x512.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Such as euler, ddim or dpm++2m-karras.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to keep out of the picture.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[@V][:SCALE]", help="Use an adapter; repeat for more.")
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", "-n", help="How many pictures.")] = None,
     output_format: Annotated[
         Literal["png", "jpeg", "webp"] | None, typer.Option("--format", help="File format.")
@@ -136,8 +93,10 @@ def generate(
         guidance_scale=guidance,
         seed=seed,
         negative_prompt=negative,
+        loras=[parse_lora(text) for text in lora] if lora else None,
         n=n,
         output_format=output_format,
+        scheduler=scheduler,
     )
     with connect(ctx, url, key) as client, job_progress() as watch:
         paths = make_pictures(client, order, out=out, timeout_s=timeout_s, watch=watch)

@@ -1,10 +1,12 @@
 """A small client of Darkroom's HTTP API: where it is, which key opens it, and every refusal as a sentence."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -13,6 +15,7 @@ from configs.settings import Settings, SettingsError, load_settings
 
 REQUEST_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
+UPLOAD_TIMEOUT_S = 300.0  # the server answers after an engine has looked at the file
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 NO_KEY_HELP = "Pass --key or set DARKROOM_API_KEY; on the server's own machine the key is in {path}."
 
@@ -40,6 +43,15 @@ class Connection:
     url: str
     key: str | None = field(repr=False)
     key_help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A multipart body: plain fields and one file, read as it is sent."""
+
+    fields: dict[str, str]
+    filename: str
+    file: BinaryIO
 
 
 def find_connection(url: str | None, key: str | None, *, env: Mapping[str, str] | None = None) -> Connection:
@@ -97,6 +109,42 @@ class Client:
     def delete(self, path: str, **params: str | None) -> dict[str, Any]:
         return self._call("DELETE", path, params=params)
 
+    def upload(self, path: str, file: Path, fields: Mapping[str, str]) -> dict[str, Any]:
+        """A form with one file, sent as it is read."""
+        try:
+            with file.open("rb") as content:
+                form = Form(dict(fields), file.name, content)
+                reply = self._send("POST", path, form=form, timeout_s=UPLOAD_TIMEOUT_S)
+        except OSError as error:
+            raise ClientError(f"The file cannot be read: {error}.") from error
+        return self._accept(reply)
+
+    def locate(self, path: str, **params: str | None) -> str:
+        """Where the server sends us for a file: a pre-signed URL."""
+        reply = self._send("GET", path, params={name: value for name, value in params.items() if value is not None})
+        if reply.is_redirect:
+            return str(reply.headers["Location"])
+        self._accept(reply)
+        raise ClientError(f"{self.connection.url} gave no address for {path}.")
+
+    def save(self, url: str, path: Path) -> str:
+        """Writes what lies at a pre-signed URL to a new file; its SHA-256 in hex."""
+        digest = hashlib.sha256()
+        try:
+            with self._open(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http, http.stream("GET", url) as reply:
+                if reply.status_code != httpx.codes.OK:
+                    message = f"The object store at {_origin(url)} answered {reply.status_code} for the file."
+                    raise Refused(message, status=reply.status_code, code=None)
+                with path.open("xb") as file:
+                    for chunk in reply.iter_bytes():
+                        digest.update(chunk)
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"The file could not be fetched from {_origin(url)}: {error}.") from error
+        except OSError as error:
+            raise ClientError(f"The file cannot be written: {error}.") from error
+        return digest.hexdigest()
+
     def download(self, url: str) -> bytes:
         """A pre-signed URL's bytes. Sent without our key: the store refuses two kinds of credentials, and is not us."""
         try:
@@ -125,25 +173,48 @@ class Client:
         params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        return self._accept(self._send(method, path, params=query, body=body))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+        form: Form | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> httpx.Response:
         base, key = self.connection.url, self.connection.key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            request = self._http.build_request(method, base + path, params=query, json=body, headers=headers)
+            request = self._http.build_request(
+                method,
+                base + path,
+                params=params,
+                json=body,
+                data=form.fields if form else None,
+                files={"file": (form.filename, form.file, "application/octet-stream")} if form else None,
+                headers=headers,
+                timeout=timeout_s,
+            )
         except ValueError as error:
             # NaN is no JSON, and argument bytes that are no UTF-8 cannot be sent.
             raise ClientError(f"The request cannot be sent: {error}.") from error
         try:
-            reply = self._http.send(request)
+            return self._http.send(request)
         except httpx.TimeoutException as error:
-            raise Unreachable(f"{base} did not answer within {REQUEST_TIMEOUT_S:.0f} s.") from error
+            raise Unreachable(f"{base} did not answer within {timeout_s:.0f} s.") from error
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"No Darkroom answers at {base} ({error}). Start one with `darkroom serve`, "
                 "or name another with --url or DARKROOM_URL."
             ) from error
+
+    def _accept(self, reply: httpx.Response) -> dict[str, Any]:
         if reply.is_success:
-            return _parse(reply, base)
+            return _parse(reply, self.connection.url)
         raise self._refusal(reply)
 
     def _refusal(self, reply: httpx.Response) -> Refused:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class PictureOrder:
     negative_prompt: str | None = None
     n: int | None = None
     output_format: str | None = None
+    loras: Sequence[Mapping[str, Any]] | None = None  # as the API takes them: name and scale
+    scheduler: str | None = None
 
     def body(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__slots__}

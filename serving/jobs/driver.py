@@ -5,8 +5,9 @@ Knows no HTTP and no Ray. One Driver serves a whole Router; drive() may run for 
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -15,7 +16,8 @@ from models.blobs import BlobStore
 from models.errors import BlobError, GenerationError
 from pipelines.request import CONTENT_TYPES, GeneratedImage, GenerationResult, Progress
 from serving.backends.base import Backend
-from serving.errors import BackendLost, LeaseLost, Unavailable
+from serving.errors import BackendLost, LeaseLost, NotFound, Unavailable
+from serving.jobs.feed import News
 from serving.jobs.job import Job, JobError, JobResult, StoredImage
 from serving.jobs.routing import BackendState, choose_backend
 from serving.jobs.store import JobStore
@@ -32,6 +34,12 @@ from serving.telemetry import (
 )
 
 log = get_logger("driver")
+
+T = TypeVar("T")
+
+
+def _to_nobody(_news: News) -> None:
+    pass
 
 
 class Driver:
@@ -53,10 +61,11 @@ class Driver:
         self._owner = owner
         self._num_driven = dict.fromkeys(backends, 0)
 
-    async def drive(self, job_id: str, *, waited_s: float) -> Job | None:
-        """Claims and runs one job; its last known state, or None when somebody else has it.
+    async def drive(self, job_id: str, *, waited_s: float, tell: Callable[[News], None] = _to_nobody) -> Job | None:
+        """Claims and runs one job; its last known state, or None when somebody else has it or it was cancelled.
 
         `waited_s` is how long it stood in this Router's lane; it is told apart from the engine's own time.
+        `tell` hears at once what the backend says on the way. Cancelling the task stops the backend.
         """
         job = await self._store.claim(job_id, owner=self._owner)
         if job is None:
@@ -67,7 +76,7 @@ class Driver:
             log.info("job claimed", model=job.model_id, attempt=job.attempts)
             JOBS_DRIVEN.inc()
             try:
-                ended = await self._under_lease(job, self._run(job, waited_s))
+                ended = await self._under_lease(job, self._run(job, waited_s, tell))
             except LeaseLost as error:
                 log.warning("lease lost", reason=str(error))
                 return None
@@ -79,16 +88,15 @@ class Driver:
                 log.info("job ended", status=ended.status)
             return ended
 
-    async def _run(self, job: Job, waited_s: float) -> Job:
+    async def _run(self, job: Job, waited_s: float, tell: Callable[[News], None]) -> Job:
         if job.lost_workers >= self._settings.max_lost_workers:
             return await self._fail(job, "workers_lost", f"Given up: it lost its worker {job.lost_workers} times.")
         if time.time() - job.created_at > self._settings.max_age_s:
             return await self._fail(job, "expired", f"Not finished within {self._settings.max_age_s:g} s.")
         try:
             backend = self._choose(job)
-            made = await self._make(job, backend)
-            result = await self._keep(job, made, waited_s)
-            return await self._store.succeed(job, result, backend=backend.id)
+            made = await self._make(job, backend, tell)
+            return await self._commit(job, made, waited_s, backend)
         except GenerationError as error:
             return await self._fail(job, error.code, str(error))
         except BackendLost as error:
@@ -113,18 +121,17 @@ class Driver:
             raise GenerationError(f"No backend can make this: {'; '.join(choice.reasons)}")
         return self._backends[choice.backend_id]
 
-    async def _make(self, job: Job, backend: Backend) -> GenerationResult:
+    async def _make(self, job: Job, backend: Backend, tell: Callable[[News], None]) -> GenerationResult:
         # A job shorter than one period ends without a progress write: it would only delay the end.
         next_write_at = time.monotonic() + self._settings.progress_write_s
 
-        async def on_progress(progress: Progress) -> None:
+        async def on_progress(news: News) -> None:
             nonlocal next_write_at
-            if (now := time.monotonic()) >= next_write_at:
+            tell(news)
+            if isinstance(news, Progress) and (now := time.monotonic()) >= next_write_at:
                 next_write_at = now + self._settings.progress_write_s
                 try:
-                    await self._store.write_progress(
-                        job, step=progress.step, steps=progress.steps, progress=progress.percent
-                    )
+                    await self._store.write_progress(job, step=news.step, steps=news.steps, progress=news.percent)
                 except Unavailable as error:
                     # The picture is worth more than the news of it; the final write decides, as after a missed beat.
                     log.warning("progress not written", reason=error.message)
@@ -138,10 +145,38 @@ class Driver:
         IMAGES_MADE.labels(job.model_id).inc(len(made.images))
         return made
 
+    async def _commit(self, job: Job, made: GenerationResult, waited_s: float, backend: Backend) -> Job:
+        """Stores the pictures and ends the job with them, or leaves none of them behind."""
+        is_sent = is_committed = False
+        try:
+            result = await self._keep(job, made, waited_s)
+            is_sent = True
+            ended = await self._store.succeed(job, result, backend=backend.id)
+            is_committed = True
+            return ended
+        finally:
+            if not is_committed and (not is_sent or await self._has_moved_on(job)):
+                await self._discard(job)
+
+    async def _has_moved_on(self, job: Job) -> bool:
+        """Whether no write of this attempt can take effect any more, not even one that is still under way."""
+        try:
+            stored = await self._store.get(job.tenant, job.id)
+        except (Unavailable, NotFound):
+            return False
+        return stored.fence != job.fence or stored.status not in {"running", "succeeded"}
+
+    async def _discard(self, job: Job) -> None:
+        """Removes what this attempt has uploaded."""
+        try:
+            await asyncio.to_thread(self._blobs.delete_prefix, f"{job.output_prefix}{job.fence}-")
+        except BlobError as error:
+            log.warning("half-made pictures not removed", reason=str(error))
+
     async def _keep(self, job: Job, made: GenerationResult, waited_s: float) -> JobResult:
         ENGINE_WAIT_SECONDS.labels(job.model_id).observe(waited_s + made.waited_s)
         with KEEP_SECONDS.time():
-            images = await asyncio.gather(*(self._put(job, i, image) for i, image in enumerate(made.images)))
+            images = await _all_ended(self._put(job, i, image) for i, image in enumerate(made.images))
         return JobResult(images=tuple(images), engine_s=made.engine_s, waited_s=waited_s + made.waited_s)
 
     async def _put(self, job: Job, index: int, image: GeneratedImage) -> StoredImage:
@@ -194,3 +229,24 @@ class Driver:
             except Unavailable as error:
                 # The database is away. Whether we still own the job shows at the next beat or at the final write.
                 log.warning("heartbeat not written", reason=error.message)
+
+
+async def _all_ended(works: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """What all of them gave; waits for the last one even when cancelled, or when another failed.
+
+    Nobody can stop a thread, and what it leaves behind must be there to be removed.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        await asyncio.wait(tasks)
+        raise
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    return [_given(outcome) for outcome in outcomes]
+
+
+def _given(outcome: T | BaseException) -> T:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

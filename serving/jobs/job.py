@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipelines.request import GenerationRequest, LoraChoice
+from pipelines.request import GenerationRequest, LoraChoice, StoredFile
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["image", "video", "text", "lora", "frames"]
@@ -97,9 +97,15 @@ class Job:
         return f"tenants/{self.tenant}/generated-images/{_folder_of(self.user)}/{self.id}/"
 
 
+def new_job_id() -> str:
+    """Ids sort by time of creation."""
+    return f"job_{int(time.time() * 1000):012x}{secrets.token_hex(8)}"
+
+
 def new_job(
     request: GenerationRequest,
     *,
+    job_id: str | None = None,
     tenant: str,
     kind: Kind,
     priority: Priority,
@@ -107,20 +113,29 @@ def new_job(
     user: str | None,
     request_id: str,
 ) -> Job:
-    """A queued job with a fresh id; ids sort by time of creation."""
-    now = time.time()
+    """A queued job, with a fresh id unless it got one before."""
     return Job(
-        id=f"job_{int(now * 1000):012x}{secrets.token_hex(8)}",
+        id=job_id or new_job_id(),
         tenant=tenant,
         kind=kind,
         request=request,
         priority=priority,
-        created_at=now,
-        steps=request.num_inference_steps * request.num_images,
+        created_at=time.time(),
+        steps=num_run_steps(request.num_inference_steps, request.strength) * request.num_images,
         metadata=metadata,
         user=user,
         request_id=request_id,
     )
+
+
+def num_run_steps(steps: int, strength: float) -> int:
+    """Steps that are run for one image: a picture to start from saves those that its strength leaves out."""
+    return min(steps, int(steps * strength))
+
+
+def input_prefix(job_id: str) -> str:
+    """Where the files that a job starts from lie in S3: the owner's bucket layout keeps them for a day."""
+    return f"temp/{job_id}/"
 
 
 def job_to_document(job: Job) -> dict[str, Any]:
@@ -130,7 +145,7 @@ def job_to_document(job: Job) -> dict[str, Any]:
     document["priority_rank"] = PRIORITY_RANK[job.priority]
     # A seed reaches 2^63-1, within a BSON int64; as text it also survives stores that pass numbers through doubles.
     document["request"]["seed"] = str(job.request.seed)
-    document["request"]["loras"] = [asdict(lora) for lora in job.request.loras]
+    document["request"]["loras"] = [asdict(lora) for lora in job.request.loras]  # a list, not a tuple
     document["model"] = job.model_id
     document["result"] = None if job.result is None else result_to_document(job.result)
     return document
@@ -142,7 +157,8 @@ def job_from_document(document: dict[str, Any]) -> Job:
     scalars = {name: document[name] for name in names}
     request = dict(document["request"])
     request["seed"] = int(request["seed"])
-    request["loras"] = tuple(LoraChoice(**lora) for lora in request["loras"])
+    request["loras"] = tuple(LoraChoice(**{**lora, "file": _file(lora)}) for lora in request["loras"])
+    request |= {"image": _file(request, "image"), "mask": _file(request, "mask")}
     error = document["error"]
     return Job(
         **scalars,
@@ -151,6 +167,12 @@ def job_from_document(document: dict[str, Any]) -> Job:
         result=None if document["result"] is None else _result_from_document(document["result"]),
         error=None if error is None else JobError(**error),
     )
+
+
+def _file(document: dict[str, Any], name: str = "file") -> StoredFile | None:
+    """None also for a document from before requests had files."""
+    file = document.get(name)
+    return None if file is None else StoredFile(**file)
 
 
 def result_to_document(result: JobResult) -> dict[str, Any]:

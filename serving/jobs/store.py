@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.settings import JobSettings
-from serving.errors import LeaseLost, NotFound
+from serving.errors import Conflict, LeaseLost, NotFound
 from serving.jobs.job import (
     PRIORITY_RANK,
     TRANSITIONS,
@@ -70,6 +70,20 @@ class JobStore:
         jobs = self._mongo.of_tenant("jobs", tenant)
         documents = await jobs.find(query, sort=[("created_at", -1), ("_id", -1)], limit=limit)
         return [job_from_document(document) for document in documents]
+
+    async def cancel(self, tenant: str, job_id: str) -> Job:
+        """The job, cancelled now or before. Raises NotFound, or Conflict when it has ended otherwise."""
+        document = await self._mongo.of_tenant("jobs", tenant).find_one_and_update(
+            {"_id": job_id, "status": {"$in": ["queued", "running"]}},
+            # Whoever drives it cannot write any more: every write asks for a running job.
+            {"$set": {"status": "cancelled", "finished_at": time.time(), "owner": None}},
+        )
+        if document is not None:
+            return job_from_document(document)
+        job = await self.get(tenant, job_id)
+        if job.status != "cancelled":
+            raise Conflict(f"The job has {job.status} already; there is nothing to cancel.", code="job_ended")
+        return job
 
     async def count_queued(self, tenant: str | None = None) -> int:
         """Waiting jobs of a tenant, or of all."""

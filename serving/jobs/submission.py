@@ -1,61 +1,43 @@
-"""The front half of a job: check a wish against the model, resolve every open choice, store it. Knows no HTTP."""
+"""The front half of a job: a wish, resolved and given room, is stored. Knows no HTTP."""
 
-import math
-import re
-import secrets
-import unicodedata
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from configs.settings import Settings
-from models.catalog import get_model
+from models.blobs import BlobStore
+from models.errors import BlobError
 from models.spec import ModelSpec
-from pipelines.request import GenerationRequest, LoraChoice, OutputFormat
-from pipelines.schedulers import SCHEDULERS
-from serving.errors import BadInput, Forbidden, NotFound
-from serving.jobs.job import Job, Priority, new_job
+from pipelines.request import CONTENT_TYPES, StoredFile
+from serving.adapters.store import AdapterStore
+from serving.errors import Forbidden, Unavailable
+from serving.jobs.inputs import EditWish, InputPicture
+from serving.jobs.job import Job, input_prefix, new_job, new_job_id
 from serving.jobs.queue_room import QueueRoom
 from serving.jobs.store import JobStore
+from serving.jobs.wish import MAX_LORAS, ImageWish, resolve_image
 from serving.telemetry import JOBS_ACCEPTED, get_logger
 from serving.tenancy.auth import Caller
 
 log = get_logger("submission")
 
-MAX_IMAGES = 10
-MAX_SEED = 2**63 - 1
-RANDOM_SEED_BITS = 32  # short enough to read, type and pass through any JSON reader
-SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
-MAX_USER_CHARS = 256
-MAX_METADATA_ITEMS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512  # OpenAI's own limits
-METADATA_KEY = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageWish:
-    """An image request as the caller put it; None leaves the choice to the model's defaults."""
-
-    prompt: str
-    model: str | None = None
-    n: int = 1
-    size: str = "auto"
-    negative_prompt: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
-    scheduler: str | None = None
-    loras: tuple[LoraChoice, ...] = ()
-    output_format: OutputFormat = "png"
-    output_compression: int = 100
-    priority: Priority = "normal"
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    user: str | None = None
+EXTENSIONS = {content_type: name for name, content_type in CONTENT_TYPES.items()}
 
 
 class Submission:
     """Turns wishes into stored jobs. After submit() returns, the job survives the death of every process."""
 
-    def __init__(self, store: JobStore, catalog: Mapping[str, ModelSpec], settings: Settings) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        blobs: BlobStore,
+        adapters: AdapterStore,
+        catalog: Mapping[str, ModelSpec],
+        settings: Settings,
+    ) -> None:
         self._store = store
+        self._blobs = blobs
+        self._adapters = adapters
         self._room = QueueRoom(store, settings.jobs)
         self._catalog = catalog
         self._settings = settings
@@ -67,12 +49,18 @@ class Submission:
             self._catalog,
             default_model=self._settings.default_image_model,
             max_prompt_chars=self._settings.api.max_prompt_chars,
+            adapters=await self._adapters.find_all(caller.tenant, [lora.name for lora in wish.loras[:MAX_LORAS]]),
         )
         if wish.priority == "high" and not caller.is_admin:
             raise Forbidden("priority 'high' needs a key with role admin.", param="priority")
         await self._room.take(caller.tenant)
+        job_id = new_job_id()
+        if wish.edit is not None:
+            image, mask = wish.edit.image, wish.edit.mask
+            request = replace(request, image=_file("image", image, job_id), mask=_file("mask", mask, job_id))
         job = new_job(
             request,
+            job_id=job_id,
             tenant=caller.tenant,
             kind="image",
             priority=wish.priority,
@@ -80,133 +68,38 @@ class Submission:
             user=wish.user,
             request_id=request_id,
         )
-        await self._store.insert(job)
+        if wish.edit is None:
+            await self._store.insert(job)
+        else:
+            await self._insert_edit(job, wish.edit)
         JOBS_ACCEPTED.labels(job.kind, job.model_id).inc()
         log.info("job accepted", job_id=job.id, model=job.model_id, images=request.num_images)
         return job
 
+    async def _insert_edit(self, job: Job, edit: EditWish) -> None:
+        """The files first: whoever finds the job finds them too. No job, no files."""
+        is_inserted = False
+        try:
+            for file, picture in ((job.request.image, edit.image), (job.request.mask, edit.mask)):
+                if file is not None and picture is not None:
+                    await asyncio.to_thread(self._blobs.put, file.key, picture.data, picture.content_type)
+            await self._store.insert(job)
+            is_inserted = True
+        except BlobError as error:
+            raise Unavailable("The object store did not answer.", code="storage_unavailable") from error
+        finally:
+            if not is_inserted:
+                await self._remove_inputs(job)
 
-def resolve_image(
-    wish: ImageWish, catalog: Mapping[str, ModelSpec], *, default_model: str, max_prompt_chars: int
-) -> GenerationRequest:
-    """A request with nothing left open, or BadInput/NotFound naming the field and what it may be."""
-    spec = get_model(catalog, default_model if wish.model is None else wish.model)
-    if spec.kind != "image":
-        raise NotFound(f"The model {spec.id!r} makes {spec.kind}, not images.", param="model", code="model_not_found")
-    check_text("prompt", wish.prompt, max_chars=max_prompt_chars)
-    if not wish.prompt.strip():
-        raise BadInput("prompt must not be empty.", param="prompt")
-    width_px, height_px = _size(wish.size, spec)
-    num_images = _whole("n", wish.n, 1, MAX_IMAGES)
-    seed = secrets.randbits(RANDOM_SEED_BITS) if wish.seed is None else wish.seed
-    # Image i uses seed + i, and that must be a seed too.
-    _whole("seed", seed, 0, MAX_SEED - num_images + 1)
-    _check_extras(wish)
-    return GenerationRequest(
-        model_id=spec.id,
-        prompt=wish.prompt,
-        negative_prompt=_negative_prompt(wish, spec, max_chars=max_prompt_chars),
-        width_px=width_px,
-        height_px=height_px,
-        num_images=num_images,
-        seed=seed,
-        num_inference_steps=_steps(wish, spec),
-        guidance_scale=_guidance(wish, spec),
-        scheduler=_scheduler(wish, spec),
-        loras=_loras(wish),
-        output_format=wish.output_format,
-        output_compression=_whole("output_compression", wish.output_compression, 0, 100),
-    )
+    async def _remove_inputs(self, job: Job) -> None:
+        try:
+            await asyncio.to_thread(self._blobs.delete_prefix, input_prefix(job.id))
+        except BlobError as error:
+            log.warning("input files not removed", job_id=job.id, reason=str(error))
 
 
-def check_text(param: str, text: str, *, max_chars: int) -> None:
-    """Refuses text that is too long, or holds control characters or half surrogate pairs."""
-    if len(text) > max_chars:
-        raise BadInput(f"{param} has {len(text)} characters; at most {max_chars} are allowed.", param=param)
-    for character in text:
-        # Newlines and tabs are part of ordinary prompts; a lone surrogate cannot be stored as UTF-8.
-        if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\r\t":
-            raise BadInput(f"{param} holds the control character U+{ord(character):04X}.", param=param)
-
-
-def _size(size: str, spec: ModelSpec) -> tuple[int, int]:
-    limits = spec.limits
-    if size == "auto":
-        return spec.defaults.width_px, spec.defaults.height_px
-    allowed = (
-        f"{spec.id} allows 'auto' or WIDTHxHEIGHT with sides from {limits.min_side_px} to {limits.max_side_px} px in "
-        f"multiples of {limits.side_multiple_px}, at most {limits.max_pixels} px in all; "
-        f"for example {', '.join(spec.sizes)}"
-    )
-    match = SIZE.fullmatch(size)
-    if match is None:
-        raise BadInput(f"size {size[:40]!r} is not a size: {allowed}.", param="size")
-    width_px, height_px = int(match[1]), int(match[2])
-    for side_px in (width_px, height_px):
-        if not limits.min_side_px <= side_px <= limits.max_side_px or side_px % limits.side_multiple_px:
-            raise BadInput(f"size {size!r} cannot be made: {allowed}.", param="size")
-    if width_px * height_px > limits.max_pixels:
-        raise BadInput(f"size {size!r} has too many pixels: {allowed}.", param="size")
-    return width_px, height_px
-
-
-def _steps(wish: ImageWish, spec: ModelSpec) -> int:
-    if wish.num_inference_steps is None:
-        return spec.defaults.num_inference_steps
-    return _whole("num_inference_steps", wish.num_inference_steps, 1, spec.limits.max_steps)
-
-
-def _guidance(wish: ImageWish, spec: ModelSpec) -> float:
-    scale = wish.guidance_scale
-    if scale is None:
-        return spec.defaults.guidance_scale
-    highest = spec.limits.max_guidance_scale
-    if not math.isfinite(scale) or not 0 <= scale <= highest:
-        raise BadInput(f"guidance_scale must be a number from 0 to {highest:g}.", param="guidance_scale")
-    if not spec.limits.has_guidance and scale != spec.defaults.guidance_scale:
-        raise BadInput(f"{spec.id} works without guidance; leave guidance_scale out.", param="guidance_scale")
-    return float(scale)
-
-
-def _negative_prompt(wish: ImageWish, spec: ModelSpec, *, max_chars: int) -> str:
-    if not wish.negative_prompt:
-        return spec.defaults.negative_prompt
-    check_text("negative_prompt", wish.negative_prompt, max_chars=max_chars)
-    if not spec.limits.has_negative_prompt:
-        raise BadInput(f"{spec.id} takes no negative_prompt.", param="negative_prompt")
-    return wish.negative_prompt
-
-
-def _scheduler(wish: ImageWish, spec: ModelSpec) -> str | None:
-    if wish.scheduler is None:
-        return spec.defaults.scheduler
-    known = SCHEDULERS[spec.family]
-    if wish.scheduler not in known:
-        choices = ", ".join(known)
-        raise BadInput(f"scheduler {wish.scheduler[:40]!r} is unknown; {spec.id} has: {choices}.", param="scheduler")
-    return wish.scheduler
-
-
-def _loras(wish: ImageWish) -> tuple[LoraChoice, ...]:
-    if wish.loras:
-        raise NotFound(f"No adapter {wish.loras[0].name!r} on this server.", param="loras", code="adapter_not_found")
-    return ()
-
-
-def _check_extras(wish: ImageWish) -> None:
-    if wish.user is not None:
-        check_text("user", wish.user, max_chars=MAX_USER_CHARS)
-    if len(wish.metadata) > MAX_METADATA_ITEMS:
-        raise BadInput(f"metadata may hold {MAX_METADATA_ITEMS} items at most.", param="metadata")
-    for key, value in wish.metadata.items():
-        if not METADATA_KEY.fullmatch(key):
-            raise BadInput(
-                f"metadata keys must be 1 to {MAX_METADATA_KEY_CHARS} of letters, digits, _ and -.", param="metadata"
-            )
-        check_text("metadata", value, max_chars=MAX_METADATA_VALUE_CHARS)
-
-
-def _whole(param: str, value: int, lowest: int, highest: int) -> int:
-    if not lowest <= value <= highest:
-        raise BadInput(f"{param} must be a whole number from {lowest} to {highest}; it is {value}.", param=param)
-    return value
+def _file(name: str, picture: InputPicture | None, job_id: str) -> StoredFile | None:
+    """Where a picture that an edit starts from is kept."""
+    if picture is None:
+        return None
+    return picture.stored_at(f"{input_prefix(job_id)}{name}.{EXTENSIONS[picture.content_type]}")

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from configs.settings import Settings
 from models.blobs import BlobStore
 from models.spec import ModelSpec
+from serving.adapters.store import AdapterStore
 from serving.api.app import build_app
 from serving.api.deps import Services
 from serving.jobs.store import JobStore
@@ -28,15 +29,18 @@ class Api:
         configure_logging(settings.log, component="api", log_dir=settings.state_dir / "logs")
         mongo = Mongo(settings.mongo)
         store = JobStore(mongo, settings.jobs)
+        blobs = BlobStore.from_settings(settings.s3)
+        adapters = AdapterStore(mongo, blobs)
         self._services = Services(
             settings=settings,
             catalog=catalog,
             mongo=mongo,
-            blobs=BlobStore.from_settings(settings.s3),
+            blobs=blobs,
             keys=KeyRing(mongo),
             tenants=Tenants(mongo),
             store=store,
-            submission=Submission(store, catalog, settings),
+            adapters=adapters,
+            submission=Submission(store, blobs, adapters, catalog, settings),
             router=RayRouterLink(router),
         )
 

@@ -1,38 +1,50 @@
 """The Engine deployment: one loaded model on one device. The only kind of process here that loads torch."""
 
 import asyncio
-import threading
+import os
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-
-import structlog
+from collections.abc import AsyncIterator
 
 from configs.settings import Settings
+from models.adapter_shelf import AdapterShelf
+from models.blobs import BlobStore
 from models.errors import GenerationError
 from models.loader import load_model
 from models.spec import ModelSpec
 from pipelines.engine import Engine as PipelineEngine
-from pipelines.request import GenerationRequest, GenerationResult, Progress
+from pipelines.preparing import Sources
+from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, Progress, StoredFile
+from pipelines.ticket import EngineEvent
 from serving.backends.gpu import EngineFailure, EngineMessage
+from serving.replicas.meter import PrometheusMeter
 from serving.telemetry import ENGINE_LOAD_SECONDS, configure_logging, get_logger
 
 log = get_logger("engine")
 
-PROGRESS_PERIOD_S = 0.1  # every message between processes costs about a millisecond
+NEWS_PERIOD_S = 0.1  # every message between processes costs about a millisecond
 
 
 class Engine:
-    """Runs requests one after another in a thread of its own, so that this process always answers."""
+    """Streams what the engine's threads tell; this process's own loop always answers."""
 
     def __init__(self, settings: Settings, spec: ModelSpec) -> None:
         configure_logging(settings.log, component=f"engine-{spec.id}", log_dir=settings.state_dir / "logs")
+        # Code compiled for this model outlives the process: the next start finds it.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_dir / "compiled"))
         started = time.perf_counter()
         self._model_id = spec.id
-        self._engine = PipelineEngine(load_model(spec, settings.models, settings.state_dir))
-        self._engine.warm_up()
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine-{spec.id}")
+        blobs = BlobStore.from_settings(settings.s3)
+        shelf = AdapterShelf(blobs, settings.state_dir / "adapters", max_bytes=settings.engine.adapter_disk_bytes)
+        self._meter = PrometheusMeter(spec.id)
+        self._engine = PipelineEngine(
+            load_model(spec, settings.models, settings.state_dir),
+            settings.engine,
+            sources=Sources(
+                read=lambda file: blobs.get(file.key), fetch=lambda file: shelf.fetch(file.key, file.sha256)
+            ),
+            meter=self._meter,
+            table_path=settings.state_dir / "step-times" / f"{spec.id}.json",
+        )
         load_s = time.perf_counter() - started
         ENGINE_LOAD_SECONDS.labels(spec.id).set(load_s)
         log.info("model ready", model=spec.id, load_s=round(load_s, 2))
@@ -41,55 +53,64 @@ class Engine:
         """Answers once the model is loaded: Ray lets no call in before."""
         return True
 
+    def check_health(self) -> None:
+        """Ray replaces a replica whose check raises; without its loop an engine would never answer."""
+        if not self._engine.is_alive:
+            raise RuntimeError("the engine's loop has ended")
+
     async def generate(self, job_id: str, request: GenerationRequest) -> AsyncIterator[EngineMessage]:
-        """Progress now and then, and last a GenerationResult or an EngineFailure. Closing it cancels the request."""
+        """Progress and previews now and then, and last a result or a failure. Closing it cancels the request."""
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[EngineMessage] = asyncio.Queue()
-        is_cancelled = threading.Event()
+        news = _News()
 
-        def send(message: EngineMessage) -> None:
-            loop.call_soon_threadsafe(messages.put_nowait, message)
+        def listen(event: EngineEvent) -> None:
+            if (message := news.worth_telling(event)) is not None:
+                loop.call_soon_threadsafe(messages.put_nowait, message)
 
-        came_at = time.perf_counter()
-        running = loop.run_in_executor(self._worker, self._run, job_id, request, came_at, send, is_cancelled)
+        ticket = self._engine.submit(request, listen)
         try:
             while True:
                 message = await messages.get()
                 yield message
-                if not isinstance(message, Progress):
+                if isinstance(message, GenerationResult | EngineFailure):
+                    self._log_end(job_id, message)
                     return
         finally:
-            is_cancelled.set()
-            running.cancel()  # has an effect only while it waits for its turn
+            self._engine.cancel(ticket)
+            self._meter.refresh()
 
-    def _run(
-        self,
-        job_id: str,
-        request: GenerationRequest,
-        came_at: float,
-        send: Callable[[EngineMessage], None],
-        is_cancelled: threading.Event,
-    ) -> None:
-        """In the worker thread. Whatever happens, exactly one final message is sent."""
-        waited_s = time.perf_counter() - came_at
-        next_progress_at = time.perf_counter() + PROGRESS_PERIOD_S
+    async def check_adapter(self, file: StoredFile) -> AdapterReport | EngineFailure:
+        """Whether this model can use an adapter, tried by loading it."""
+        try:
+            return await asyncio.to_thread(self._engine.check_adapter, file)
+        except GenerationError as error:
+            return EngineFailure(error.code, str(error))
 
-        def on_progress(progress: Progress) -> None:
-            nonlocal next_progress_at
-            if (now := time.perf_counter()) >= next_progress_at:
-                next_progress_at = now + PROGRESS_PERIOD_S
-                send(progress)
+    def __del__(self) -> None:
+        self._engine.close()
 
-        with structlog.contextvars.bound_contextvars(job_id=job_id):
-            try:
-                result: GenerationResult = self._engine.generate(
-                    request, on_progress=on_progress, is_cancelled=is_cancelled.is_set
-                )
-                log.info("request done", model=self._model_id, engine_s=round(result.engine_s, 3))
-                send(replace(result, waited_s=waited_s))
-            except GenerationError as error:
-                log.warning("request failed", code=error.code, reason=str(error))
-                send(EngineFailure(error.code, str(error)))
-            except Exception:  # noqa: BLE001 - the outermost loop of this thread: one request's bug is its own
-                log.exception("request broke the engine's code")
-                send(EngineFailure("engine_error", "The engine could not run this request."))
+    def _log_end(self, job_id: str, message: GenerationResult | EngineFailure) -> None:
+        if isinstance(message, GenerationResult):
+            log.info("request done", job_id=job_id, model=self._model_id, engine_s=round(message.engine_s, 3))
+        else:
+            log.warning("request failed", job_id=job_id, code=message.code, reason=message.message)
+
+
+class _News:
+    """Which events of one request are worth a message: progress and small previews only so often."""
+
+    def __init__(self) -> None:
+        # A request shorter than one period ends without news on the way.
+        self._next_at = dict.fromkeys((Progress, Preview), time.perf_counter() + NEWS_PERIOD_S)
+
+    def worth_telling(self, event: EngineEvent) -> EngineMessage | None:
+        if isinstance(event, GenerationError):
+            return EngineFailure(event.code, str(event))
+        if isinstance(event, GenerationResult) or (isinstance(event, Preview) and event.partial_index is not None):
+            return event
+        now = time.perf_counter()
+        if now < self._next_at[type(event)]:
+            return None
+        self._next_at[type(event)] = now + NEWS_PERIOD_S
+        return event

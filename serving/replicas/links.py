@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from pipelines.request import GenerationRequest, Progress
-from serving.backends.gpu import EngineMessage
-from serving.errors import BackendLost
+from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, StoredFile
+from serving.backends.gpu import EngineFailure, EngineMessage, read_report
+from serving.errors import BackendLost, Unavailable
 from serving.jobs.dispatcher import Place
+from serving.jobs.feed import News, for_at_most
 from serving.jobs.job import Job
 from serving.telemetry import get_logger
 
@@ -28,13 +30,22 @@ class RayEngineLink:
         is_complete = False
         try:
             async for message in stream:
-                is_complete = not isinstance(message, Progress)
+                is_complete = isinstance(message, GenerationResult | EngineFailure)
                 yield message
         except (RayError, RayServeException) as error:
             raise BackendLost(f"engine of {request.model_id}: {type(error).__name__}") from error
         finally:
             if not is_complete:
                 stream.cancel()
+
+    async def check_adapter(self, file: StoredFile, *, timeout_s: float) -> AdapterReport | EngineFailure:
+        try:
+            answer: AdapterReport | EngineFailure = await asyncio.wait_for(
+                self._handle.check_adapter.remote(file), timeout_s
+            )
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise BackendLost(f"the adapter was not checked: {type(error).__name__}") from error
+        return answer
 
     async def is_ready(self, *, timeout_s: float) -> bool:
         try:
@@ -62,11 +73,37 @@ class RayRouterLink:
             return None
         return driven
 
+    async def follow(self, job: Job, *, timeout_s: float) -> AsyncGenerator[News | Job, None]:
+        stream = self._handle.options(stream=True).follow.remote(Place.of(job), job.model_id)
+        try:
+            async with aclosing(for_at_most(timeout_s, _told(stream))) as told:
+                async for news in told:
+                    yield news
+        except (RayError, RayServeException) as error:
+            log.warning("router lost", job_id=job.id, reason=type(error).__name__)
+
+    async def cancel(self, job_id: str, *, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._handle.call_off.remote(job_id), timeout_s)
+        except (RayError, RayServeException, TimeoutError) as error:
+            log.warning("router not told of the cancellation", job_id=job_id, reason=type(error).__name__)
+
     def push(self, job: Job) -> None:
         # The message waits for no longer than a Router needs to find the job by itself, many times over.
         task = asyncio.create_task(self.drive(job, timeout_s=60.0))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
+
+    async def check_adapter(self, model_id: str, file: StoredFile, *, timeout_s: float) -> AdapterReport:
+        try:
+            answer = await asyncio.wait_for(
+                self._handle.check_adapter.remote(model_id, file, timeout_s=timeout_s), timeout_s
+            )
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise Unavailable(
+                f"No engine of {model_id} could look at the adapter.", code="engine_unavailable"
+            ) from error
+        return read_report(answer)
 
     async def ready_models(self, *, timeout_s: float) -> Mapping[str, bool]:
         try:
@@ -74,3 +111,15 @@ class RayRouterLink:
         except (RayError, RayServeException, TimeoutError):
             return {}
         return ready
+
+
+async def _told(stream: DeploymentResponseGenerator) -> AsyncGenerator[News | Job, None]:
+    """What a Router says. A follower that goes away frees the Router of it."""
+    has_ended = False
+    try:
+        async for news in stream:
+            yield news
+        has_ended = True
+    finally:
+        if not has_ended:
+            stream.cancel()

@@ -1,17 +1,20 @@
 """The Router deployment: drives jobs to their end with our engines. Loads no torch."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from configs.settings import Settings
 from models.blobs import BlobStore
+from pipelines.request import AdapterReport, StoredFile
 from serving.backends.base import Backend
-from serving.backends.gpu import EngineBackend
+from serving.backends.gpu import EngineBackend, EngineFailure
 from serving.jobs.dispatcher import Dispatcher, Place
 from serving.jobs.driver import Driver
+from serving.jobs.feed import News
 from serving.jobs.job import Job
 from serving.jobs.store import JobStore
 from serving.mongo import Mongo
@@ -28,7 +31,8 @@ class Router:
         self, settings: Settings, engines: Mapping[str, DeploymentHandle]
     ) -> None:
         configure_logging(settings.log, component="router", log_dir=settings.state_dir / "logs")
-        backends = [EngineBackend(model_id, RayEngineLink(handle)) for model_id, handle in engines.items()]
+        self._engines = {model_id: RayEngineLink(handle) for model_id, handle in engines.items()}
+        backends = [EngineBackend(model_id, link) for model_id, link in self._engines.items()]
         self._backends: dict[str, Backend] = {backend.id: backend for backend in backends}
         store = JobStore(Mongo(settings.mongo), settings.jobs)
         owner = serve.get_replica_context().replica_tag
@@ -42,6 +46,19 @@ class Router:
 
     async def drive(self, place: Place, model_id: str) -> Job | None:
         return await self._dispatcher.drive(place, model_id)
+
+    async def follow(self, place: Place, model_id: str) -> AsyncGenerator[News | Job, None]:
+        async with aclosing(self._dispatcher.follow(place, model_id)) as told:
+            async for news in told:
+                yield news
+
+    async def call_off(self, job_id: str) -> None:
+        self._dispatcher.call_off(job_id)
+
+    async def check_adapter(
+        self, model_id: str, file: StoredFile, *, timeout_s: float
+    ) -> AdapterReport | EngineFailure:
+        return await self._engines[model_id].check_adapter(file, timeout_s=timeout_s)
 
     async def ready_models(self) -> dict[str, bool]:
         """Which models could start on a request now."""

@@ -1,19 +1,22 @@
 """A whole Darkroom in one process: true routes, driver and dispatcher over a true MongoDB; no Ray, no GPU, no S3."""
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import uvicorn
 from starlette.types import ASGIApp
 
 from configs.settings import MongoSettings, Settings
 from models.catalog import load_catalog
 from models.spec import ModelSpec
 from pipelines.request import GenerationRequest
+from serving.adapters.store import AdapterStore
 from serving.api.app import build_app
 from serving.api.deps import OPERATOR_TENANT, Services
 from serving.jobs.dispatcher import Dispatcher
@@ -111,6 +114,7 @@ async def open_house(
     catalog = served_catalog()
     store = JobStore(gate, settings.jobs)
     blobs = MemoryBlobs()
+    adapters = AdapterStore(gate, blobs)
     backends = {model_id: FakeBackend(model_id) for model_id in MODELS}
     driver = Driver(store, blobs, {b.id: b for b in backends.values()}, settings=settings.jobs, owner="router-1")
     dispatcher = Dispatcher(driver, store, list(MODELS), settings=settings.jobs, lane_width=lane_width)
@@ -123,7 +127,8 @@ async def open_house(
         keys=KeyRing(gate),
         tenants=Tenants(gate),
         store=store,
-        submission=Submission(store, catalog, settings),
+        adapters=adapters,
+        submission=Submission(store, blobs, adapters, catalog, settings),
         router=router,
     )
     app = build_app(services)
@@ -178,6 +183,21 @@ def a_job(*, tenant: str = "alice", priority: Any = "normal", user: str | None =
         user=user,
         request_id="req_test",
     )
+
+
+@asynccontextmanager
+async def on_a_port(app: ASGIApp) -> AsyncIterator[str]:
+    """The application behind a true server and socket, where answers stream and clients can hang up; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await eventually(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def eventually(condition: Callable[[], Any], *, timeout_s: float = WAIT_DEADLINE_S) -> None:

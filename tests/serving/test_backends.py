@@ -2,31 +2,33 @@
 
 import pytest
 
-from models.errors import GenerationError
-from pipelines.request import GenerationResult, Progress
-from serving.backends.gpu import EngineBackend, EngineFailure
-from serving.errors import BackendLost, LeaseLost
+from models.errors import AdapterError, GenerationError
+from pipelines.request import AdapterReport, GenerationResult, Preview, Progress
+from serving.backends.gpu import EngineBackend, EngineFailure, read_report
+from serving.errors import BackendLost, LeaseLost, Unavailable
+from serving.jobs.feed import News
 from tests.fakes import FakeEngineLink
 from tests.serving.house import a_request
 
 RESULT = GenerationResult(images=(), engine_s=0.5, waited_s=0.0)
 STEPS = [Progress(1, 2), Progress(2, 2)]
+PREVIEW = Preview(0, 1, b"...", "image/jpeg")
 
 
-async def ignore(_progress: Progress) -> None:
+async def ignore(_news: News) -> None:
     return
 
 
-async def test_progress_is_told_and_the_result_returned() -> None:
-    link = FakeEngineLink([*STEPS, RESULT])
-    seen: list[Progress] = []
+async def test_progress_and_previews_are_told_and_the_result_returned() -> None:
+    link = FakeEngineLink([STEPS[0], PREVIEW, STEPS[1], RESULT])
+    seen: list[News] = []
 
-    async def on_progress(progress: Progress) -> None:
-        seen.append(progress)
+    async def on_progress(news: News) -> None:
+        seen.append(news)
 
     backend = EngineBackend("emoji-3d", link)
     assert await backend.make("job_1", a_request(), on_progress=on_progress) == RESULT
-    assert seen == STEPS
+    assert seen == [STEPS[0], PREVIEW, STEPS[1]]
     assert link.is_closed
     assert (backend.id, backend.model_ids, backend.is_local) == ("engine:emoji-3d", frozenset({"emoji-3d"}), True)
 
@@ -53,7 +55,7 @@ async def test_an_engine_that_dies_on_the_way_is_a_lost_backend() -> None:
 async def test_the_engine_is_let_go_of_when_the_listener_gives_up() -> None:
     link = FakeEngineLink([*STEPS, RESULT])
 
-    async def lease_is_lost(_progress: Progress) -> None:
+    async def lease_is_lost(_news: News) -> None:
         raise LeaseLost("taken over")
 
     with pytest.raises(LeaseLost):
@@ -66,3 +68,16 @@ async def test_it_is_ready_when_its_engine_is(is_ready: bool) -> None:
     link = FakeEngineLink([])
     link.ready = is_ready
     assert await EngineBackend("emoji-3d", link).is_ready() is is_ready
+
+
+def test_a_report_on_an_adapter_is_handed_on() -> None:
+    report = AdapterReport(num_layers=32, max_rank=8, components=("unet",), num_bytes=1_000)
+    assert read_report(report) is report
+
+
+def test_an_adapter_at_fault_is_told_apart_from_an_engine_that_could_not_look() -> None:
+    with pytest.raises(AdapterError, match="no such key"):
+        read_report(EngineFailure("bad_adapter", "no such key"))
+    with pytest.raises(Unavailable) as caught:
+        read_report(EngineFailure("engine_error", "could not run"))
+    assert caught.value.code == "engine_error"

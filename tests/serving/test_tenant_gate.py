@@ -9,11 +9,12 @@ from pymongo import monitoring
 
 from configs.settings import MongoSettings
 from serving.mongo import Collection, CollectionName, Mongo, Reason
-from tests.serving.api.conftest import GOOD, NATIVE, OPENAI
+from tests.models.lora_bytes import lora_bytes
+from tests.serving.api.conftest import EDITS, GOOD, NATIVE, OPENAI, picture_bytes
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House
 
-WATCHED = {"jobs", "api_keys"}
+WATCHED = {"jobs", "api_keys", "adapters", "adapter_names"}
 COMMANDS = {"find", "aggregate", "count", "update", "delete", "findAndModify", "insert", "distinct"}
 # What the server's own work looks like on the wire: (reason, command, collection). Anything else must carry the tenant.
 EXCEPTIONS: set[tuple[Reason, str, CollectionName]] = {
@@ -118,6 +119,8 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         assert (await house.alice.get(path)).status_code == 200
     assert (await house.bob.get(f"/v1/jobs/{job_id}")).status_code == 404
     assert (await house.alice.post(NATIVE, json=GOOD, headers={"Prefer": "wait=5"})).status_code == 200
+    await call_streaming_routes(house)
+    await call_adapter_routes(house)
     async with house.client(secret) as admin:
         made = (await admin.post("/v1/admin/keys", json={"name": "laptop"})).json()
         assert (await admin.get("/v1/admin/keys")).status_code == 200
@@ -125,14 +128,52 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
     return {
         ("post", OPENAI),
         ("post", NATIVE),
+        ("post", EDITS),
+        ("post", "/v1/jobs/{job_id}/cancel"),
+        ("get", "/v1/jobs/{job_id}/events"),
         ("get", "/v1/jobs"),
         ("get", "/v1/jobs/{job_id}"),
         ("get", "/v1/models"),
         ("get", "/v1/models/{model_id}"),
+        ("post", "/v1/loras/import"),
+        ("get", "/v1/loras"),
+        ("get", "/v1/loras/{name}"),
+        ("get", "/v1/loras/{name}/versions/{version}/download"),
+        ("delete", "/v1/loras/{name}/versions/{version}"),
+        ("delete", "/v1/loras/{name}"),
         ("post", "/v1/admin/keys"),
         ("get", "/v1/admin/keys"),
         ("delete", "/v1/admin/keys/{key_id}"),
     }
+
+
+async def call_streaming_routes(house: House) -> None:
+    edited = await house.alice.post(EDITS, data={"prompt": "a red apple"}, files={"image": picture_bytes()})
+    job_path = f"/v1/jobs/{edited.json()['job_id']}"
+    assert (await house.alice.get(f"{job_path}/events")).status_code == 200
+    assert (await house.alice.post(f"{job_path}/cancel")).status_code == 409
+    for answer in (await house.bob.get(f"{job_path}/events"), await house.bob.post(f"{job_path}/cancel")):
+        assert answer.status_code == 404
+    house.backend.gate.clear()
+    waiting = (await house.alice.post(NATIVE, json=GOOD)).json()["id"]
+    assert (await house.alice.post(f"/v1/jobs/{waiting}/cancel")).status_code == 200
+    house.backend.gate.set()
+    house.router.is_lost = True
+    assert (await house.alice.post(OPENAI, json={**GOOD, "stream": True})).status_code == 200
+    house.router.is_lost = False
+
+
+async def call_adapter_routes(house: House) -> None:
+    for seed in (1, 2):
+        files = {"file": lora_bytes(seed=seed)}
+        assert (await house.alice.post("/v1/loras/import", files=files, data={"name": "style"})).status_code == 201
+    for path in ("/v1/loras", "/v1/loras/style", "/v1/models/style"):
+        assert (await house.alice.get(path)).status_code == 200
+    assert (await house.alice.get("/v1/loras/style/versions/1/download?format=kohya")).status_code == 307
+    assert (await house.alice.post(NATIVE, json={**GOOD, "loras": [{"name": "style"}]})).status_code == 202
+    assert (await house.bob.get("/v1/loras/style")).status_code == 404
+    assert (await house.alice.delete("/v1/loras/style/versions/2")).status_code == 200
+    assert (await house.alice.delete("/v1/loras/style")).status_code == 200
 
 
 async def test_no_route_sends_a_command_on_tenants_data_without_the_tenant(houses: OpenHouse) -> None:

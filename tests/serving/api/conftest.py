@@ -1,16 +1,65 @@
 """What all tests of the HTTP surface share: how an error looks, and a good request."""
 
+import io
+import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest_asyncio
+from PIL import Image
 
 from configs.settings import MongoSettings
-from tests.serving.house import House, open_house
+from tests.serving.house import House, on_a_port, open_house
 
-OPENAI, NATIVE = "/v1/images/generations", "/v1/generate/image"
+OPENAI, NATIVE, EDITS = "/v1/images/generations", "/v1/generate/image", "/v1/images/edits"
 GOOD: dict[str, Any] = {"prompt": "a red apple", "size": "64x64", "num_inference_steps": 1, "seed": 7}
+
+
+def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a whole stream, comments left out."""
+    assert answer.status_code == 200, answer.text[:500]
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    return [read for block in answer.text.split("\n\n") if (read := read_event(block)) is not None]
+
+
+def read_event(block: str) -> tuple[str, dict[str, Any]] | None:
+    """One event's name and data, or None for a comment."""
+    if not block or block.startswith(":"):
+        return None
+    name, data = block.split("\n")
+    return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+@asynccontextmanager
+async def listening(
+    house: House, method: str, path: str, body: dict[str, Any] | None = None
+) -> AsyncIterator[AsyncIterator[str]]:
+    """The lines of a stream of alice's, over a true socket, as they come."""
+    async with (
+        on_a_port(house.app) as url,
+        httpx.AsyncClient(headers=house.alice.headers, timeout=20) as client,
+        client.stream(method, f"{url}{path}", json=body) as answer,
+    ):
+        yield answer.aiter_lines()
+
+
+def picture_bytes(
+    width_px: int = 64, height_px: int = 64, *, format: str = "PNG", mode: str = "RGB", color: Any = "red"
+) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (width_px, height_px), color).save(out, format)
+    return out.getvalue()
+
+
+def mask_bytes(width_px: int = 64, height_px: int = 64) -> bytes:
+    """Transparent in its left upper corner."""
+    mask = Image.new("RGBA", (width_px, height_px), "black")
+    mask.paste((0, 0, 0, 0), (0, 0, width_px // 2, height_px // 2))
+    out = io.BytesIO()
+    mask.save(out, "PNG")
+    return out.getvalue()
 
 
 def assert_error(answer: httpx.Response, status: int, *, code: str | None = None, param: str | None = None) -> str:

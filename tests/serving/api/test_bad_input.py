@@ -201,10 +201,13 @@ async def test_null_is_the_same_as_leaving_a_field_out(shared: House, route: str
     assert answer.is_success, answer.text
 
 
-async def test_stream_is_refused_on_openais_route_and_unknown_on_ours(shared: House) -> None:
-    assert_error(
-        await shared.alice.post(OPENAI, json={**GOOD, "stream": True}), 400, code="unsupported", param="stream"
-    )
+@pytest.mark.parametrize("partial_images", [-1, 4, "2", 1.5])
+async def test_partial_images_outside_their_limits_are_refused(shared: House, partial_images: object) -> None:
+    body = {**GOOD, "stream": True, "partial_images": partial_images}
+    assert_error(await shared.alice.post(OPENAI, json=body), 400, param="partial_images")
+
+
+async def test_stream_is_unknown_on_our_own_route(shared: House) -> None:
     assert_error(await shared.alice.post(NATIVE, json={**GOOD, "stream": True}), 422, param="stream")
 
 

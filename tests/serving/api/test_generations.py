@@ -51,6 +51,7 @@ async def test_the_request_is_told_with_every_choice_filled_in(house: House) -> 
         "seed": 7,
         "scheduler": None,
         "loras": [],
+        "strength": None,
         "output_format": "png",
         "output_compression": 100,
     }

@@ -10,9 +10,18 @@ from tests.serving.house import House
 
 ROUTES = {
     ("post", "/v1/images/generations"),
+    ("post", "/v1/images/edits"),
     ("post", "/v1/generate/image"),
     ("get", "/v1/jobs"),
     ("get", "/v1/jobs/{job_id}"),
+    ("post", "/v1/jobs/{job_id}/cancel"),
+    ("get", "/v1/jobs/{job_id}/events"),
+    ("get", "/v1/loras"),
+    ("post", "/v1/loras/import"),
+    ("get", "/v1/loras/{name}"),
+    ("delete", "/v1/loras/{name}"),
+    ("delete", "/v1/loras/{name}/versions/{version}"),
+    ("get", "/v1/loras/{name}/versions/{version}/download"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model_id}"),
     ("get", "/v1/admin/keys"),

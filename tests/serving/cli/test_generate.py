@@ -19,7 +19,8 @@ def test_generate_saves_the_picture_and_prints_its_path_alone_on_stdout(server: 
 
 
 def test_generate_sends_what_was_asked_and_leaves_the_rest_to_the_server(server: FakeDarkroom) -> None:
-    options = "--model sdxl --size 512x768 --steps 9 --guidance 3.5 --seed 7 --negative text --n 1 --format webp"
+    options = "--model sdxl --size 512x768 --steps 9 --guidance 3.5 --scheduler ddim --seed 7 --negative text --n 1"
+    options += " --format webp"
     assert darkroom(server, "generate", "a cat", *options.split()).exit_code == 0
     assert darkroom(server, "generate", "a cat").exit_code == 0
     full, bare = (json.loads(r.content) for r in server.sent("POST", "/v1/generate/image"))
@@ -29,6 +30,7 @@ def test_generate_sends_what_was_asked_and_leaves_the_rest_to_the_server(server:
         "size": "512x768",
         "num_inference_steps": 9,
         "guidance_scale": 3.5,
+        "scheduler": "ddim",
         "seed": 7,
         "negative_prompt": "text",
         "n": 1,
@@ -38,7 +40,7 @@ def test_generate_sends_what_was_asked_and_leaves_the_rest_to_the_server(server:
 
 
 def test_a_full_order_is_a_body_that_the_server_takes() -> None:
-    order = PictureOrder("a cat", "sdxl", "512x768", 9, 3.5, 7, "text", 2, "webp")
+    order = PictureOrder("a cat", "sdxl", "512x768", 9, 3.5, 7, "text", 2, "webp", [{"name": "a@1", "scale": 0.5}])
     assert GenerateImageBody.model_validate(order.body()).model_dump(exclude_none=True) == order.body()
 
 

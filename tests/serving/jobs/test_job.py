@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.request import CONTENT_TYPES, GenerationRequest, LoraChoice
+from pipelines.request import CONTENT_TYPES, GenerationRequest, LoraChoice, StoredFile
 from serving.jobs.job import (
     FINAL,
     PRIORITY_RANK,
@@ -27,6 +27,7 @@ seeds = st.one_of(st.integers(0, LARGEST_SEED), st.just(LARGEST_SEED))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 finite = st.floats(0, 4e9, allow_nan=False)
 whole = st.integers(0, 2**31)
+files = st.builds(StoredFile, key=texts, sha256=texts)
 requests = st.builds(
     GenerationRequest,
     model_id=texts,
@@ -39,7 +40,11 @@ requests = st.builds(
     num_inference_steps=whole,
     guidance_scale=finite,
     scheduler=st.none() | texts,
-    loras=st.lists(st.builds(LoraChoice, name=texts, scale=finite), max_size=2).map(tuple),
+    loras=st.lists(st.builds(LoraChoice, name=texts, scale=finite, file=st.none() | files), max_size=2).map(tuple),
+    image=st.none() | files,
+    mask=st.none() | files,
+    strength=finite,
+    num_partial_images=st.integers(0, 3),
     output_format=st.sampled_from(sorted(CONTENT_TYPES)),
     output_compression=st.integers(0, 100),
 )
@@ -102,7 +107,15 @@ async def test_a_job_comes_back_from_the_database_as_it_was(mongo: Mongo) -> Non
     job = Job(
         **{
             **{name: getattr(a_job(), name) for name in Job.__slots__},
-            "request": a_request(seed=LARGEST_SEED, prompt='☀ ü\n"q" $set.x', loras=(LoraChoice("a@2", 0.8),)),
+            "request": a_request(
+                seed=LARGEST_SEED,
+                prompt='☀ ü\n"q" $set.x',
+                loras=(LoraChoice("a@2", 0.8, StoredFile("tenants/alice/a", "cd" * 32)), LoraChoice("b@1")),
+                image=StoredFile("temp/x/image.png", "ef" * 32),
+                mask=StoredFile("temp/x/mask.png", "01" * 32),
+                strength=0.35,
+                num_partial_images=2,
+            ),
             "result": JobResult((image, image), engine_s=0.1 + 0.2, waited_s=1e-6),
             "error": JobError("code", "message"),
             "metadata": {"order-id_1": "ü ☀", "0": "", "text": "a.b$c"},
@@ -115,6 +128,55 @@ async def test_a_job_comes_back_from_the_database_as_it_was(mongo: Mongo) -> Non
     document = await gate.find_one({"_id": job.id})
     assert document is not None
     assert job_from_document(document) == job
+
+
+def test_a_document_from_before_requests_had_files_is_still_read() -> None:
+    """As it was stored then: whole, so that a change of today's writer cannot hide in it."""
+    document = {
+        "_id": "job_019a00000000aaaaaaaaaaaaaaaa",
+        "tenant": "alice",
+        "kind": "image",
+        "request": {
+            "model_id": "emoji-3d",
+            "prompt": "a red apple",
+            "negative_prompt": "",
+            "width_px": 128,
+            "height_px": 128,
+            "num_images": 1,
+            "seed": "9223372036854775807",
+            "num_inference_steps": 20,
+            "guidance_scale": 4.5,
+            "scheduler": None,
+            "loras": [{"name": "style@1", "scale": 0.5}],
+            "output_format": "png",
+            "output_compression": 100,
+        },
+        "priority": "normal",
+        "priority_rank": 1,
+        "model": "emoji-3d",
+        "created_at": 1_790_000_000.5,
+        "status": "queued",
+        "progress": 0,
+        "step": 0,
+        "steps": 20,
+        "started_at": None,
+        "finished_at": None,
+        "attempts": 0,
+        "lost_workers": 0,
+        "not_before": 0.0,
+        "fence": 0,
+        "owner": None,
+        "lease_until": 0.0,
+        "backend": None,
+        "result": None,
+        "error": None,
+        "metadata": {},
+        "user": None,
+        "request_id": "req_1",
+    }
+    request = job_from_document(document).request
+    assert (request.seed, request.loras) == (LARGEST_SEED, (LoraChoice("style@1", 0.5, file=None),))
+    assert (request.image, request.mask, request.strength, request.num_partial_images) == (None, None, 1.0, 0)
 
 
 def test_a_document_of_a_newer_version_with_more_fields_is_still_read() -> None:
@@ -140,6 +202,13 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
 
 def test_all_images_count_as_steps() -> None:
     assert a_job(num_images=3, num_inference_steps=4).steps == 12
+
+
+@pytest.mark.parametrize(("strength", "steps"), [(1.0, 20), (0.8, 16), (0.5, 10), (0.07, 1), (0.05, 1)])
+def test_steps_that_a_start_from_a_picture_saves_do_not_count(strength: float, steps: int) -> None:
+    image = StoredFile("temp/x/image.png", "ab" * 32)
+    job = a_job(num_images=2, num_inference_steps=20, strength=strength, image=image)
+    assert job.steps == 2 * steps
 
 
 @pytest.mark.parametrize(

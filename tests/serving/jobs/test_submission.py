@@ -9,7 +9,7 @@ from models.errors import UnknownModel
 from pipelines.request import GenerationRequest, LoraChoice
 from pipelines.schedulers import SCHEDULERS
 from serving.errors import AppError, BadInput, Forbidden, NotFound, TooManyRequests
-from serving.jobs.submission import ImageWish, resolve_image
+from serving.jobs.wish import ImageWish, resolve_image
 from serving.tenancy.auth import Caller
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House, served_catalog
@@ -21,7 +21,9 @@ ADMIN = Caller(tenant="alice", role="admin", key_id="key_2")
 
 
 def resolve(prompt: str = "a red apple", **wish: Any) -> GenerationRequest:
-    return resolve_image(ImageWish(prompt=prompt, **wish), CATALOG, default_model="emoji-3d", max_prompt_chars=4_000)
+    return resolve_image(
+        ImageWish(prompt=prompt, **wish), CATALOG, default_model="emoji-3d", max_prompt_chars=4_000, adapters={}
+    )
 
 
 def refusal(prompt: str = "a red apple", **wish: Any) -> AppError:

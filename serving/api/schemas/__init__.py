@@ -1,0 +1,64 @@
+"""The public contract as types: what bodies may hold and what answers look like. Field names are fixed."""
+
+from serving.api.schemas.admin import (
+    TENANT_PATTERN,
+    Deleted,
+    KeyBody,
+    KeyList,
+    NewKeyBody,
+    NewTenantBody,
+    TenantBody,
+    TenantList,
+)
+from serving.api.schemas.errors import ErrorBody, ErrorDetail
+from serving.api.schemas.health import Health, Readiness
+from serving.api.schemas.images import (
+    EditForm,
+    GenerateImageBody,
+    ImageData,
+    ImageParameters,
+    ImagesResponse,
+    Lora,
+    OpenAIImageBody,
+)
+from serving.api.schemas.jobs import (
+    ImageJobResult,
+    ImageReference,
+    JobBody,
+    JobErrorBody,
+    JobList,
+    image_reference,
+    job_request,
+)
+from serving.api.schemas.models import ModelBody, ModelList
+
+__all__ = [
+    "Deleted",
+    "EditForm",
+    "ErrorBody",
+    "ErrorDetail",
+    "GenerateImageBody",
+    "Health",
+    "ImageData",
+    "ImageJobResult",
+    "ImageParameters",
+    "ImageReference",
+    "ImagesResponse",
+    "JobBody",
+    "JobErrorBody",
+    "JobList",
+    "KeyBody",
+    "KeyList",
+    "Lora",
+    "ModelBody",
+    "ModelList",
+    "NewKeyBody",
+    "NewTenantBody",
+    "OpenAIImageBody",
+    "Readiness",
+    "TENANT_PATTERN",
+    "TenantBody",
+    "TenantList",
+    "image_reference",
+    "job_request",
+]

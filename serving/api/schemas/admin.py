@@ -1,0 +1,57 @@
+"""Keys and tenants, for those who run them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9\-]{0,62}$"  # it names a folder in S3
+
+
+class NewKeyBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    role: Literal["admin", "member"] = "member"
+    tenant: str | None = Field(
+        None, pattern=TENANT_PATTERN, description="Another tenant than one's own: the operator's admins only."
+    )
+
+
+class KeyBody(BaseModel):
+    id: str
+    object: Literal["api_key"] = "api_key"
+    name: str
+    role: Literal["admin", "member"]
+    tenant: str
+    last_four: str
+    created_at: int
+    key: str | None = Field(None, description="The secret, shown once when the key is made.")
+
+
+class KeyList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[KeyBody]
+
+
+class Deleted(BaseModel):
+    id: str
+    deleted: bool = True
+
+
+class NewTenantBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=TENANT_PATTERN)]
+    name: Annotated[str, Field(max_length=200)] | None = None
+
+
+class TenantBody(BaseModel):
+    id: str
+    object: Literal["tenant"] = "tenant"
+    name: str
+    created_at: int
+
+
+class TenantList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[TenantBody]
