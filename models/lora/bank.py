@@ -18,7 +18,7 @@ from models.lora_files import read_lora
 from models.lora_files.names import PREFIXES
 from models.spec import Family
 
-# What the gathered stacks of all components may hold, as a share of the device's budget for adapters.
+# What the gathered stacks of all components may hold, beside the adapters and as a share of their budget.
 STACK_SHARE = 0.5
 LOAD_DEADLINE_S = 300.0
 
@@ -107,7 +107,9 @@ class LoraBank:
     def rows(self, component: str, rows: Sequence[RowLoras]) -> AbstractContextManager[bool]:
         """Around one forward of a component ("unet", "transformer", "text_encoder" …): the adapters of its rows.
 
-        Gives whether hooks are on, which compiled code would not see. For one thread per component at a time. Cheapest where rows of the same adapters are neighbours.
+        Gives whether hooks are on, which compiled code would not see: also, once, when no row has an adapter, for the
+        first forward is watched to learn which modules share their input. For one thread per component at a time.
+        Cheapest where rows of the same adapters are neighbours.
         """
         return self._components[component].rows(rows)
 

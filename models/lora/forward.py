@@ -13,10 +13,10 @@ from torch import nn
 
 from models.lora.adapter import Adapter, RowLoras
 from models.lora.cache import ByteLru
-from models.lora.stacks import Layout, LayoutKey, Module, Part, Stacks, Window, window_of
+from models.lora.stacks import Layout, LayoutKey, Module, Part, Stacks, window_of
 
-# Ranks are rounded up to this, so that batches of nearly equal ranks have one layout.
-RANK_STEP = 4
+# Ranks are rounded up to this, so that batches of nearly equal ranks have one layout; a GPU wants rows of 16 bytes.
+RANK_STEP = {"cpu": 4, "cuda": 8}
 
 
 class ComponentLoras:
@@ -27,7 +27,7 @@ class ComponentLoras:
         self._modules: dict[str, Module] = {
             path: module for path, module in root.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
         }
-        self._stacks: ByteLru[tuple[LayoutKey, Window], Stacks] = ByteLru(max_cache_bytes // 2)
+        self._stacks: ByteLru[tuple[LayoutKey, int], Stacks] = ByteLru(max_cache_bytes // 2)
         # Each row's part, so that it is gathered once however often its place in the batch changes.
         self._packed: ByteLru[tuple[LayoutKey, RowLoras], torch.Tensor] = ByteLru(max_cache_bytes // 2)
         self._last: tuple[tuple[RowLoras, ...], Stacks] | None = None
@@ -35,19 +35,19 @@ class ComponentLoras:
         self._shared: dict[str, str] | None = None
 
     @contextmanager
-    def rows(self, rows: Sequence[RowLoras]) -> Iterator[None]:
-        """Within, a forward of this component takes its batch for these rows, in order."""
+    def rows(self, rows: Sequence[RowLoras]) -> Iterator[bool]:
+        """Within, a forward of this component takes its batch for these rows, in order; gives whether hooks are on."""
         own = tuple(self._own(row) for row in rows)
         watch = _InputWatch() if self._shared is None else None
         if not any(own) and watch is None:
-            yield
+            yield False
             return
         parts = self._stacks_of(own).parts if any(own) else {}
         hooks = [self._modules[path].register_forward_hook(_adding(part)) for path, part in parts.items()]
         if watch is not None:
             hooks += [module.register_forward_hook(watch.watching(path)) for path, module in self._modules.items()]
         try:
-            yield
+            yield True
         finally:
             for hook in hooks:
                 hook.remove()
@@ -76,11 +76,13 @@ class ComponentLoras:
             return last[1]
         layout = Layout(self.name, self._modules, self._ranks(rows), self._shared or {})
         window = window_of(rows)
-        stacks = self._stacks.get((layout.key, window))
+        # In powers of two, so that rows may come and go without new memory.
+        capacity = 1 << (window.num_stacks - 1).bit_length()
+        stacks = self._stacks.get((layout.key, capacity))
         if stacks is None:
-            stacks = Stacks(layout, window, like=rows[window.start][0][0].memory)
-            self._stacks.put((layout.key, window), stacks, stacks.num_bytes)
-        stacks.fill(rows, self._pack)
+            stacks = Stacks(layout, capacity, like=rows[window.start][0][0].memory)
+            self._stacks.put((layout.key, capacity), stacks, stacks.num_bytes)
+        stacks.fill(rows, window, self._pack)
         self._last = (rows, stacks)
         return stacks
 
@@ -95,13 +97,14 @@ class ComponentLoras:
     def _ranks(self, rows: Sequence[RowLoras]) -> dict[str, int]:
         """The rank that each module needs: the largest that a row's adapters add up to, rounded up."""
         ranks: dict[str, int] = {}
+        step = RANK_STEP[next(adapter.memory.device.type for row in rows for adapter, _ in row)]
         for row in set(rows):
             of_row: dict[str, int] = {}
             for adapter, _ in row:
                 for path, layer in adapter.components[self.name].items():
                     of_row[path] = of_row.get(path, 0) + layer.rank
             for path, rank in of_row.items():
-                ranks[path] = max(ranks.get(path, 0), -(-rank // RANK_STEP) * RANK_STEP)
+                ranks[path] = max(ranks.get(path, 0), -(-rank // step) * step)
         # In the model's order: the same ranks are the same layout.
         return {path: ranks[path] for path in self._modules if path in ranks}
 

@@ -117,10 +117,18 @@ def window_of(rows: Sequence[RowLoras]) -> Window:
     raise AssertionError("runs of one row are always equal")
 
 
+@dataclass(slots=True)
+class Batch:
+    """What all parts of one set of stacks must know of the batch at hand; Stacks.fill() says it."""
+
+    window: Window
+
+
 class SharedDown:
     """x·down of all modules that get the same x: computed by the first of them that asks."""
 
-    def __init__(self, down_NGI: torch.Tensor, num_users: int) -> None:
+    def __init__(self, batch: Batch, down_NGI: torch.Tensor, num_users: int) -> None:
+        self._batch = batch
         # Kept with the inputs last: multiplied this way round, MKL takes half the time at small ranks.
         self._down_NIG = down_NGI.transpose(1, 2)
         self._num_users = num_users
@@ -128,13 +136,12 @@ class SharedDown:
         self._x: torch.Tensor | None = None
         self._low_NTG: torch.Tensor | None = None
 
-    def project(self, x: torch.Tensor, window: Window, columns: slice) -> torch.Tensor:
+    def project(self, x: torch.Tensor, columns: slice) -> torch.Tensor:
         """[N, K·T, R]; an x that is not the one of before is projected anew."""
-        if self._num_users == 1:
-            return torch.bmm(window.of(x), self._down_NIG)
         if x is not self._x or self._low_NTG is None:
+            window = self._batch.window
             self._x, self._num_left = x, self._num_users
-            self._low_NTG = torch.bmm(window.of(x), self._down_NIG)
+            self._low_NTG = torch.bmm(window.of(x), self._down_NIG[: window.num_stacks])
         low_NTR = self._low_NTG[:, :, columns]
         self._num_left -= 1
         if self._num_left == 0:
@@ -150,14 +157,15 @@ class SharedDown:
 class LinearPart:
     """What is added to a Linear's output."""
 
+    batch: Batch
     shared: SharedDown
     columns: slice
     up_NRO: torch.Tensor
-    window: Window
 
     def add(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        low_NTR = self.shared.project(x, self.window, self.columns)
-        self.window.of(out).baddbmm_(low_NTR, self.up_NRO)
+        window = self.batch.window
+        low_NTR = self.shared.project(x, self.columns)
+        window.of(out).baddbmm_(low_NTR, self.up_NRO[: window.num_stacks])
 
     def forget_input(self) -> None:
         """Let go of the activations, should the forward have ended before all had used them."""
@@ -168,27 +176,27 @@ class LinearPart:
 class ConvPart:
     """What is added to a Conv2d's output."""
 
+    batch: Batch
     module: nn.Conv2d
     down_NRI: torch.Tensor
     up_NRO: torch.Tensor
-    window: Window
 
     def add(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        window, module = self.window, self.module
+        window, module = self.batch.window, self.module
         x_BChw, out_BOhw = x[window.start : window.stop], out[window.start : window.stop]
-        num_stacks, rank = self.down_NRI.shape[:2]
+        num_stacks, rank = window.num_stacks, self.down_NRI.shape[1]
         # A stack's rows become a group of channels; rows that share a stack stay rows.
         x_KNChw = x_BChw.view(num_stacks, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
         low_KNRhw = functional.conv2d(
             x_KNChw,
-            self.down_NRI.reshape(num_stacks * rank, -1, *module.kernel_size),
+            self.down_NRI[:num_stacks].reshape(num_stacks * rank, -1, *module.kernel_size),
             stride=module.stride,
             padding=module.padding,
             dilation=module.dilation,
             groups=num_stacks,
         )
         low_BRT = low_KNRhw.unflatten(1, (num_stacks, rank)).transpose(0, 1).flatten(0, 1).flatten(2)
-        up_BOR = self.up_NRO.transpose(1, 2).repeat_interleave(low_KNRhw.shape[0], dim=0)
+        up_BOR = self.up_NRO[:num_stacks].transpose(1, 2).repeat_interleave(low_KNRhw.shape[0], dim=0)
         out_BOhw.view(*out_BOhw.shape[:2], -1).baddbmm_(up_BOR, low_BRT)
 
     def forget_input(self) -> None:
@@ -196,35 +204,38 @@ class ConvPart:
 
 
 Part = LinearPart | ConvPart
+PackRow = Callable[[Layout, RowLoras, torch.Tensor], torch.Tensor]
 
 
 class Stacks:
-    """The matrices of one batch in one piece of memory, and what each adapted module makes of them."""
+    """The matrices of up to `capacity` stacks in one piece of memory, and what each adapted module makes of them."""
 
-    def __init__(self, layout: Layout, window: Window, like: torch.Tensor) -> None:
-        self._layout, self._window = layout, window
-        self._memory_NS = like.new_empty(window.num_stacks, layout.size)
-        self._contents: list[RowLoras | None] = [None] * window.num_stacks
+    def __init__(self, layout: Layout, capacity: int, like: torch.Tensor) -> None:
+        self._layout = layout
+        self._memory_NS = like.new_empty(capacity, layout.size)
+        self._contents: list[RowLoras | None] = [None] * capacity
+        self._batch = Batch(Window(0, 0, 0, 0))
         self.parts: dict[str, Part] = {}
         for paths in layout.groups.values():
             places = [layout.places[path] for path in paths]
             down_NGI = places[0].down(self._memory_NS)
-            shared = SharedDown(down_NGI, num_users=len(paths))
+            shared = SharedDown(self._batch, down_NGI, num_users=len(paths))
             for path, place in zip(paths, places, strict=True):
                 up_NRO = place.up(self._memory_NS)
                 self.parts[path] = (
-                    ConvPart(place.module, down_NGI, up_NRO, window)
+                    ConvPart(self._batch, place.module, down_NGI, up_NRO)
                     if isinstance(place.module, nn.Conv2d)
-                    else LinearPart(shared, place.columns, up_NRO, window)
+                    else LinearPart(self._batch, shared, place.columns, up_NRO)
                 )
 
     @property
     def num_bytes(self) -> int:
         return self._memory_NS.nbytes
 
-    def fill(self, rows: Sequence[RowLoras], pack: Callable[[Layout, RowLoras, torch.Tensor], torch.Tensor]) -> None:
-        """Make these the rows; those that are there already stay as they are."""
-        for index, row in enumerate(self._window.pick(rows)):
+    def fill(self, rows: Sequence[RowLoras], window: Window, pack: PackRow) -> None:
+        """Make these the rows; a stack that is in its place already stays as it is."""
+        self._batch.window = window
+        for index, row in enumerate(window.pick(rows)):
             if self._contents[index] != row:
                 self._memory_NS[index] = pack(self._layout, row, self._memory_NS)
                 self._contents[index] = row

@@ -1,22 +1,19 @@
-"""Rows of one batch use different adapters and equal what diffusers makes of each alone; residency keeps its budget."""
+"""Rows of one batch use different adapters, and each equals what diffusers makes of it alone."""
 
-import gc
 import random
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier, Event
 from typing import Any
 
 import pytest
 import torch
 
-from models.errors import AdapterError
 from models.loader import PIPELINES
 from models.lora import Adapter, LoraBank, RowLoras
 from models.spec import Family
+from tests.models.forwards import denoise, denoiser_inputs, encode, one_row
 from tests.models.tiny_loras import make_lora
 
 TOLERANCE = 1e-5
@@ -52,9 +49,9 @@ class Setup:
         self.plain.set_adapters([f"a{number}" for number, _ in recipe], [scale for _, scale in recipe])
 
 
-def bank_for(pipeline: Any, family: Family, **budget: int) -> LoraBank:
-    budgets = {"max_device_bytes": 10**8, "max_host_bytes": 10**8} | budget
-    return LoraBank(pipeline, family, torch.device("cpu"), torch.float32, **budgets)
+def bank_for(pipeline: Any, family: Family) -> LoraBank:
+    cpu, dtype = torch.device("cpu"), pipeline.dtype
+    return LoraBank(pipeline, family, cpu, dtype, max_device_bytes=10**8, max_host_bytes=10**8)
 
 
 @pytest.fixture(scope="module", params=["sd", "sdxl", "flux"])
@@ -88,50 +85,12 @@ def make_setup(family: Family, model: Path, folder: Path) -> Setup:
     return Setup(family, pipeline, plain, bank, adapters, paths)
 
 
-def denoiser_inputs(family: Family, num_rows: int, seed: int = 0) -> dict[str, Any]:
-    random_B = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(num_rows, *shape, generator=random_B)
-
-    if family == "flux":
-        return {
-            "hidden_states": noise(16, 4),
-            "encoder_hidden_states": noise(7, 32),
-            "pooled_projections": noise(32),
-            "timestep": torch.rand(num_rows, generator=random_B),
-            "guidance": torch.full((num_rows,), 3.5),
-            "img_ids": torch.zeros(16, 3),
-            "txt_ids": torch.zeros(7, 3),
-        }
-    inputs: dict[str, Any] = {
-        "sample": noise(4, 8, 8),
-        "timestep": torch.randint(0, 1000, (num_rows,), generator=random_B),
-        "encoder_hidden_states": noise(77, 32 if family == "sd" else 64),
-    }
-    if family == "sdxl":
-        inputs["added_cond_kwargs"] = {"text_embeds": noise(32), "time_ids": noise(6)}
-    return inputs
-
-
-def one_row(inputs: dict[str, Any], row: int) -> dict[str, Any]:
-    def cut(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return one_row(value, row)
-        return value if name in ("img_ids", "txt_ids") else value[row : row + 1]
-
-    return {name: cut(name, value) for name, value in inputs.items()}
-
-
-def denoise(pipeline: Any, family: Family, inputs: dict[str, Any]) -> torch.Tensor:
-    model = pipeline.transformer if family == "flux" else pipeline.unet
-    with torch.inference_mode():
-        return model(**inputs, return_dict=False)[0]
-
-
-def encode(encoder: Any, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        return encoder(tokens, output_hidden_states=True).hidden_states[-1]
+def watch_one_forward(setup: Setup) -> None:
+    """What warming up does: afterwards it is known which modules share their input."""
+    with setup.bank.rows(setup.denoiser, [()]):
+        denoise(setup.pipeline, setup.family, denoiser_inputs(setup.family, 1))
+    with setup.bank.rows("text_encoder", [()]):
+        encode(setup.pipeline.text_encoder, torch.zeros(1, 77, dtype=torch.long))
 
 
 def assert_rows_equal_diffusers(setup: Setup, recipes: Sequence[Recipe], seed: int = 0) -> torch.Tensor:
@@ -217,20 +176,24 @@ def test_after_the_forward_nothing_is_left_on_the_model(sd: Setup) -> None:
 
 
 def test_only_the_modules_of_this_batchs_adapters_are_touched(sd: Setup) -> None:
-    with sd.bank.rows("unet", sd.rows([((0, 1.0),), ()])):
+    watch_one_forward(sd)
+    with sd.bank.rows("unet", sd.rows([((0, 1.0),), ()])) as is_adapted:
+        assert is_adapted
         touched = {path for path, module in sd.pipeline.unet.named_modules() if module._forward_hooks}
     assert touched == set(sd.adapters[0].components["unet"])
     for nothing in ([(), ()], [((0, 0.0),), ()]):
-        with sd.bank.rows("unet", sd.rows(nothing)):
+        with sd.bank.rows("unet", sd.rows(nothing)) as is_adapted:
+            assert not is_adapted
             assert not any(module._forward_hooks for module in sd.pipeline.unet.modules())
-    with sd.bank.rows("text_encoder", sd.rows([((0, 1.0),)])):  # an adapter of the UNet alone
-        assert not any(module._forward_hooks for module in sd.pipeline.text_encoder.modules())
+    with sd.bank.rows("text_encoder", sd.rows([((0, 1.0),)])) as is_adapted:  # an adapter of the UNet alone
+        assert not is_adapted
 
 
 def test_the_same_batch_gives_the_same_bits_once_a_forward_was_watched(tiny_sd: Path, sd: Setup) -> None:
     pipeline = PIPELINES["sd"].from_pretrained(str(tiny_sd))
     bank, inputs = bank_for(pipeline, "sd"), denoiser_inputs("sd", 2)
-    with bank.rows("unet", [()]):
+    with bank.rows("unet", [()]) as is_watched:
+        assert is_watched
         denoise(pipeline, "sd", denoiser_inputs("sd", 1))
     rows = [((bank.acquire("1", lambda: sd.paths[1]), 1.0),), ((bank.acquire("2", lambda: sd.paths[2]), 1.0),)]
     results = []
@@ -244,7 +207,7 @@ def test_the_same_batch_gives_the_same_bits_once_a_forward_was_watched(tiny_sd: 
 
 def test_bfloat16_models_take_adapters_in_bfloat16(tiny_sd: Path, sd: Setup) -> None:
     pipeline = PIPELINES["sd"].from_pretrained(str(tiny_sd), dtype=torch.bfloat16)
-    bank = LoraBank(pipeline, "sd", torch.device("cpu"), torch.bfloat16, max_device_bytes=10**8, max_host_bytes=10**8)
+    bank = bank_for(pipeline, "sd")
     adapter = bank.acquire("1", lambda: sd.paths[1])
     assert adapter.num_bytes * 2 == sd.adapters[1].num_bytes
     inputs = {
@@ -287,199 +250,10 @@ def test_denoiser_and_text_encoder_run_at_the_same_time(sd: Setup) -> None:
         with sd.bank.rows("text_encoder", sd.rows(others)):
             return encode(sd.pipeline.text_encoder, tokens)
 
-    denoise_once(), encode_once()  # the first forward is still learning what may be computed together
+    watch_one_forward(sd)
     expected = denoise_once(), encode_once()
     with ThreadPoolExecutor(2) as threads:
         denoised = threads.submit(lambda: [denoise_once() for _ in range(20)])
         encoded = threads.submit(lambda: [encode_once() for _ in range(60)])
         assert all(torch.equal(result, expected[0]) for result in denoised.result(WAIT_S))
         assert all(torch.equal(result, expected[1]) for result in encoded.result(WAIT_S))
-
-
-class Files:
-    """Adapter files that count how often each was asked for."""
-
-    def __init__(self, folder: Path, pipeline: Any, count: int) -> None:
-        self.paths = [
-            make_lora(folder / f"{number}.safetensors", pipeline, "sd", seed=number) for number in range(count)
-        ]
-        self.fetched: list[int] = []
-
-    def fetch(self, number: int) -> Callable[[], Path]:
-        def fetch() -> Path:
-            self.fetched.append(number)
-            return self.paths[number]
-
-        return fetch
-
-
-@pytest.fixture
-def files(sd: Setup, tmp_path: Path) -> Files:
-    return Files(tmp_path, sd.pipeline, 4)
-
-
-@pytest.fixture
-def size(sd: Setup, files: Files) -> int:
-    """Bytes of each of these adapters."""
-    return bank_for(sd.pipeline, "sd").acquire("0", files.fetch(0)).num_bytes
-
-
-def test_the_least_recently_used_idle_adapter_leaves_the_device(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=2 * size)
-    held = [bank.acquire(str(number), files.fetch(number)) for number in (0, 1)]
-    for adapter in held:
-        bank.release(adapter)
-    bank.release(bank.acquire("0", files.fetch(0)))  # 1 is now the oldest
-    bank.release(bank.acquire("2", files.fetch(2)))
-    assert (bank.stats.num_resident, bank.stats.device_bytes, bank.stats.num_evictions) == (2, 2 * size, 1)
-    assert bank.acquire("0", files.fetch(0)) is held[0]
-    assert bank.acquire("1", files.fetch(1)) is not held[1]
-    assert (bank.stats.num_loads, bank.stats.num_hits) == (4, 2)
-
-
-def test_an_adapter_in_use_is_never_evicted_even_above_the_budget(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=size)
-    held = [bank.acquire(str(number), files.fetch(number)) for number in range(3)]
-    assert (bank.stats.device_bytes, bank.stats.num_in_use, bank.stats.num_evictions) == (3 * size, 3, 0)
-    assert bank.acquire("0", files.fetch(0)) is held[0]
-    for adapter in held:
-        bank.release(adapter)
-    # 0 has been acquired twice.
-    assert (bank.stats.device_bytes, bank.stats.num_in_use) == (size, 1)
-    assert bank.acquire("0", files.fetch(0)) is held[0]
-
-
-def test_what_left_the_device_comes_back_from_the_host_without_its_file(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=size)
-    for number in (0, 1, 0):
-        bank.release(bank.acquire(str(number), files.fetch(number)))
-    assert (files.fetched, bank.stats.num_loads, bank.stats.host_bytes) == ([0, 1], 3, 2 * size)
-
-
-def test_the_host_keeps_its_budget_too(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=size, max_host_bytes=2 * size)
-    for number in (0, 1, 2, 0):
-        bank.release(bank.acquire(str(number), files.fetch(number)))
-    assert (files.fetched, bank.stats.host_bytes) == ([0, 1, 2, 0], 2 * size)
-
-
-def test_an_evicted_adapter_and_its_stacks_are_freed(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=size, max_host_bytes=size)
-    adapter = bank.acquire("0", files.fetch(0))
-    with bank.rows("unet", [((adapter, 1.0),)]):
-        denoise(sd.pipeline, "sd", denoiser_inputs("sd", 1))
-    bank.release(adapter)
-    memory = weakref.ref(adapter.memory)
-    del adapter
-    bank.release(bank.acquire("1", files.fetch(1)))
-    gc.collect()
-    assert memory() is None
-
-
-def test_stacks_keep_their_budget_however_many_batches_come(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=40 * size)
-    adapter = bank.acquire("0", files.fetch(0))
-    for number in range(60):
-        with bank.rows("unet", [((adapter, 1.0 + number),)]):
-            denoise(sd.pipeline, "sd", denoiser_inputs("sd", 1))
-    assert 0 < bank.stats.stack_bytes <= 20 * size
-
-
-def test_callers_of_the_same_adapter_load_it_once(sd: Setup, files: Files) -> None:
-    bank = bank_for(sd.pipeline, "sd")
-    started, go = Event(), Event()
-
-    def slow_fetch() -> Path:
-        started.set()
-        assert go.wait(WAIT_S)
-        return files.fetch(0)()
-
-    with ThreadPoolExecutor(6) as threads:
-        first = threads.submit(bank.acquire, "0", slow_fetch)
-        assert started.wait(WAIT_S)
-        others = [threads.submit(bank.acquire, "0", files.fetch(0)) for _ in range(5)]
-        go.set()
-        adapters = {first.result(WAIT_S), *(other.result(WAIT_S) for other in others)}
-    assert len(adapters) == 1
-    assert files.fetched == [0]
-    for _ in range(6):
-        bank.release(next(iter(adapters)))
-    assert bank.stats.num_in_use == 0
-
-
-def test_loads_of_different_adapters_do_not_wait_for_each_other(sd: Setup, files: Files) -> None:
-    bank = bank_for(sd.pipeline, "sd")
-    both_inside = Barrier(2)
-
-    def fetch(number: int) -> Path:
-        both_inside.wait(WAIT_S)  # broken unless both are being loaded at once
-        return files.paths[number]
-
-    with ThreadPoolExecutor(2) as threads:
-        loads = [threads.submit(bank.acquire, str(number), lambda number=number: fetch(number)) for number in (0, 1)]
-        assert len({load.result(WAIT_S) for load in loads}) == 2
-
-
-def test_a_resident_adapter_is_had_while_another_loads(sd: Setup, files: Files) -> None:
-    bank = bank_for(sd.pipeline, "sd")
-    bank.release(bank.acquire("0", files.fetch(0)))
-    started, go = Event(), Event()
-
-    def slow_fetch() -> Path:
-        started.set()
-        assert go.wait(WAIT_S)
-        return files.paths[1]
-
-    with ThreadPoolExecutor(1) as threads:
-        load = threads.submit(bank.acquire, "1", slow_fetch)
-        assert started.wait(WAIT_S)
-        adapter = bank.acquire("0", files.fetch(0))
-        with bank.rows("unet", [((adapter, 1.0),)]):
-            denoise(sd.pipeline, "sd", denoiser_inputs("sd", 1))
-        assert not load.done()
-        go.set()
-        load.result(WAIT_S)
-
-
-def test_a_failed_load_reaches_all_who_wait_and_is_not_remembered(sd: Setup, files: Files, tmp_path: Path) -> None:
-    bank = bank_for(sd.pipeline, "sd")
-    started, go = Event(), Event()
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(b"not safetensors")
-
-    def slow_fetch() -> Path:
-        started.set()
-        assert go.wait(WAIT_S)
-        return damaged
-
-    with ThreadPoolExecutor(3) as threads:
-        first = threads.submit(bank.acquire, "0", slow_fetch)
-        assert started.wait(WAIT_S)
-        second = threads.submit(bank.acquire, "0", lambda: damaged)
-        go.set()
-        for load in (first, second):
-            with pytest.raises(AdapterError, match="not a safetensors file"):
-                load.result(WAIT_S)
-    assert (bank.stats.num_resident, bank.stats.device_bytes, bank.stats.host_bytes) == (0, 0, 0)
-    assert bank.acquire("0", files.fetch(0)).sha256 == "0"
-
-
-def test_many_threads_keep_the_books_straight(sd: Setup, files: Files, size: int) -> None:
-    bank = bank_for(sd.pipeline, "sd", max_device_bytes=2 * size, max_host_bytes=3 * size)
-
-    def work(seed: int) -> None:
-        draw = random.Random(seed)
-        for _ in range(40):
-            number = draw.randrange(4)
-            adapter = bank.acquire(str(number), files.fetch(number))
-            assert adapter.sha256 == str(number)
-            bank.release(adapter)
-
-    with ThreadPoolExecutor(4) as threads:
-        for done in [threads.submit(work, seed) for seed in range(4)]:
-            done.result(WAIT_S)
-    stats = bank.stats
-    assert (stats.num_in_use, stats.num_loads + stats.num_hits) == (0, 160)
-    assert stats.device_bytes == stats.num_resident * size <= 2 * size
-    assert stats.host_bytes <= 3 * size
-    assert stats.num_loads - stats.num_evictions == stats.num_resident
