@@ -27,9 +27,9 @@ from itertools import accumulate
 
 StepSeconds = Callable[[int, int, int], float]  # (width_px, height_px, rows) -> expected seconds of one step
 
-# A step may give up this share of the best throughput to be shorter. Above the noise of measured times; 0.05 already
-# costs a burst of mixed sizes 3 % of its throughput, because small concessions at every step add up.
-MAX_THROUGHPUT_LOSS = 0.03
+# A step may give up this share of the best throughput to be shorter. At 0.03 a burst of mixed sizes loses 5 % of its
+# throughput (simulated): small concessions at every step add up.
+MAX_THROUGHPUT_LOSS = 0.01
 FIRST_ROUNDS = 10.0
 LAST_ROUNDS = 1.25
 # Of the time by which a sample went early, this share is added to its next due moment. When a size has more samples

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from configs.settings import EngineSettings
 from models.errors import NotFinite
-from pipelines.device import Side, generation_error, is_out_of_memory, run_apart
+from pipelines.device import Side, free_cache, generation_error, is_out_of_memory, run_apart
 from pipelines.families.base import Family
 from pipelines.media import Provenance, encode_image
 from pipelines.meter import EngineMeter
@@ -26,6 +27,8 @@ from pipelines.preparing import WAIT_S, Ready
 from pipelines.previews import LatentColours
 from pipelines.request import CONTENT_TYPES, GeneratedImage, Preview
 from pipelines.sample import Sample
+
+log = structlog.get_logger("darkroom.engine")
 
 NUM_WRITERS = 2
 
@@ -152,6 +155,11 @@ class Finisher:
     def _draw(self, piece: Piece) -> None:
         if piece.ready.ticket.is_over:
             return
+        for _, error in run_apart([piece], self._draw_one, on_split=self._on_split):
+            log.warning("preview not drawn", reason=str(error))  # the finished picture is what counts
+
+    def _draw_one(self, pieces: Sequence[Piece]) -> None:
+        piece = pieces[0]
         with self._side.work():
             latents = self._family.unpacked(piece.latents, *piece.size)
             jpeg = self._colours.draw(latents)
@@ -185,7 +193,9 @@ class Finisher:
         except (RuntimeError, MemoryError) as error:
             if len(pieces) > 1 or is_large or not is_out_of_memory(error):
                 raise
-            return self._family.decode(latents, **size, tiled=True)
+        # Outside the handler, whose traceback would hold the memory that ran out.
+        free_cache(self._family.device)
+        return self._family.decode(latents, **size, tiled=True)
 
     def _fail(self, piece: Piece, error: Exception | None) -> None:
         if piece.partial_index is not None:

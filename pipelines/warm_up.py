@@ -45,9 +45,14 @@ def warm_up(family: Family, times: StepTimes, settings: EngineSettings) -> list[
 
 
 def sizes_of(spec: ModelSpec) -> list[tuple[int, int]]:
-    """Width and height of every size that the catalogue suggests, fewest pixels first."""
-    sizes = (tuple(int(side) for side in size.split("x")) for size in spec.sizes)
-    return sorted({(width, height) for width, height in sizes}, key=lambda size: (size[0] * size[1], size))
+    """Width and height of every size that the catalogue suggests, and of the smallest one, fewest pixels first."""
+    limits = spec.limits
+    smallest_px = -(-limits.min_side_px // limits.side_multiple_px) * limits.side_multiple_px
+    sizes = {(smallest_px, smallest_px)}
+    for size in spec.sizes:
+        width_px, height_px = size.split("x")
+        sizes.add((int(width_px), int(height_px)))
+    return sorted(sizes, key=lambda size: (size[0] * size[1], size))
 
 
 def table_fingerprint(loaded: LoadedModel, settings: EngineSettings) -> dict[str, str]:

@@ -64,7 +64,7 @@ ENGINE_ENCODE_SECONDS = Histogram(
 )
 ENGINE_TEXTS = Counter("darkroom_engine_texts_total", "Texts embedded or found in the cache.", ["model", "source"])
 ENGINE_DECODE_SECONDS = Histogram(
-    "darkroom_engine_decode_seconds", "From latents to pixels, some pictures at once.", ["model"], buckets=STEP_BUCKETS_S
+    "darkroom_engine_decode_seconds", "From latents to pixels, a few at once.", ["model"], buckets=STEP_BUCKETS_S
 )
 ENGINE_ADAPTERS = Counter(
     "darkroom_engine_adapters_total", "Adapters brought to the device or found there.", ["model", "source"]

@@ -1,59 +1,41 @@
-"""Fixtures of the pipelines room: an engine for each family on tiny folders, loaded once."""
+"""Fixtures of the pipelines room: an engine for each family on tiny folders, loaded once, and what it has promised."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from configs.settings import ModelSettings
-from models.loader import LoadedModel, load_model
 from models.spec import Family
-from pipelines.engine import Engine
 from pipelines.request import GenerationRequest
-from tests.models.tiny import make_tiny_flux, make_tiny_sd, make_tiny_sdxl, tiny_spec
-
-MAKERS = {"sd": make_tiny_sd, "sdxl": make_tiny_sdxl, "flux": make_tiny_flux}
+from tests.pipelines.bench import MAKERS, Bench, make_bench
+from tests.pipelines.mixed import mixed_requests
+from tests.pipelines.reference import Pixels
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One tiny model: its folder, as loaded, and its engine."""
+class Promise:
+    """Requests by name, and the pictures that plain diffusers makes of each alone."""
 
-    folder: Path
-    loaded: LoadedModel
-    engine: Engine
-
-    def request(self, **changes: object) -> GenerationRequest:
-        is_flux = self.loaded.spec.family == "flux"
-        fields: dict[str, object] = {
-            "model_id": self.loaded.spec.id,
-            "prompt": "a red apple",
-            "negative_prompt": "" if is_flux else "blurry",
-            "width_px": 64,
-            "height_px": 32,
-            "num_images": 1,
-            "seed": 7,
-            "num_inference_steps": 3,
-            "guidance_scale": 4.0,
-        }
-        return GenerationRequest(**(fields | changes))
-
-
-def make_bench(family: Family, base: Path) -> Bench:
-    folder = MAKERS[family](base / family)
-    spec = tiny_spec(family)
-    settings = ModelSettings(dirs={spec.id: folder}, device="cpu", dtype="float32", num_threads=1)
-    loaded = load_model(spec, settings, base / "state")
-    return Bench(folder, loaded, Engine(loaded))
+    requests: dict[str, GenerationRequest]
+    plain: dict[str, list[Pixels]]
 
 
 @pytest.fixture(scope="session")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Bench]:
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Family, Bench]]:
     base = tmp_path_factory.mktemp("benches")
-    return {family: make_bench(family, base) for family in MAKERS}
+    benches = {family: make_bench(family, base) for family in MAKERS}
+    yield benches
+    for bench in benches.values():
+        bench.engine.close()
 
 
-@pytest.fixture(params=["sd", "sdxl", "flux"])
+@pytest.fixture(scope="session")
+def promises(benches: dict[Family, Bench]) -> dict[Family, Promise]:
+    """Filled by `promise`, family by family."""
+    return {}
+
+
+@pytest.fixture(params=list(MAKERS))
 def bench(request: pytest.FixtureRequest, benches: dict[Family, Bench]) -> Bench:
     return benches[request.param]
 
@@ -61,3 +43,21 @@ def bench(request: pytest.FixtureRequest, benches: dict[Family, Bench]) -> Bench
 @pytest.fixture
 def sd(benches: dict[Family, Bench]) -> Bench:
     return benches["sd"]
+
+
+@pytest.fixture
+def promise(bench: Bench, promises: dict[Family, Promise]) -> Promise:
+    return _promise(bench, promises)
+
+
+@pytest.fixture
+def sd_promise(sd: Bench, promises: dict[Family, Promise]) -> Promise:
+    return _promise(sd, promises)
+
+
+def _promise(bench: Bench, promises: dict[Family, Promise]) -> Promise:
+    if bench.family not in promises:
+        requests = mixed_requests(bench)
+        plain = {name: bench.plain(request) for name, request in requests.items()}
+        promises[bench.family] = Promise(requests, plain)
+    return promises[bench.family]
