@@ -81,6 +81,7 @@ class Engine:
             self._sources,
             max_active=settings.max_active,
             deliver=lambda sample, ready: self._loop.deliver(sample, ready),
+            expect=lambda is_coming: self._loop.expect(is_coming),
             meter=meter,
         )
         self._finisher = Finisher(

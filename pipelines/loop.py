@@ -29,6 +29,7 @@ from pipelines.step_times import StepTimes
 
 log = structlog.get_logger("darkroom.engine")
 
+MAX_WAIT_SHARE = 0.3  # of a step, for somebody whose text is being encoded
 Taker = Callable[[Sample, Ready], None]
 
 
@@ -77,6 +78,8 @@ class StepLoop:
         self._active: dict[int, Active] = {}
         self._num_arrived = 0
         self._changed = threading.Condition()
+        self._is_expecting = False
+        self._last_step_s = 0.0
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
 
@@ -111,6 +114,12 @@ class StepLoop:
             self._arrived.append(Active(self._num_arrived, sample, ready, due_s=time.perf_counter()))
             self._changed.notify_all()
 
+    def expect(self, is_coming: bool) -> None:
+        """From another thread: samples are being started this moment, or no longer."""
+        with self._changed:
+            self._is_expecting = is_coming
+            self._changed.notify_all()
+
     # In the loop's own thread.
 
     def _run(self) -> None:
@@ -131,6 +140,11 @@ class StepLoop:
         return not self._is_closed
 
     def _admit(self) -> None:
+        with self._changed:
+            # Who is all but ready would otherwise watch a whole step go by. Once for every group that is started.
+            if self._is_expecting and not self._arrived:
+                self._changed.wait(MAX_WAIT_SHARE * self._last_step_s)
+            self._is_expecting = False
         while self._arrived:
             active = self._arrived.popleft()
             self._active[active.id] = active
@@ -184,6 +198,7 @@ class StepLoop:
                 self._show(sample, ready)
 
     def _account(self, batch: Sequence[Active], forward_s: float, loop_s: float) -> None:
+        self._last_step_s = forward_s
         self._meter.stepped(_num_rows(batch), len(batch), forward_s, loop_s - forward_s)
 
     def _fail(self, active: Active, error: Exception) -> None:

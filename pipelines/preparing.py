@@ -75,14 +75,17 @@ class Preparer:
         *,
         max_active: int,
         deliver: Callable[[Sample, Ready], None],
+        expect: Callable[[bool], None],
         meter: EngineMeter,
     ) -> None:
+        """`expect` hears that samples are being started, before the first is delivered, and that they are no more."""
         self._family = family
         self._bank = bank
         self._encoder = encoder
         self._sources = sources
         self._max_active = max_active
         self._deliver = deliver
+        self._expect = expect
         self._meter = meter
         self._side = Side(family.device)
         self._changed = threading.Condition()
@@ -171,7 +174,9 @@ class Preparer:
     def _run(self) -> None:
         with torch.inference_mode():
             while (starting := self._next()) is not None:
+                self._expect(True)
                 self._start(starting)
+                self._expect(False)
                 del starting  # while it waits for more, their memory is free
 
     def _next(self) -> "list[Ready] | None":

@@ -98,13 +98,16 @@ class Bench:
     def __init__(self, max_active: int) -> None:
         self.bank, self.encoder = FakeBank(), FakeEncoder()
         self.delivered: list[tuple[Sample, Ready]] = []
+        self.told: list[bool] = []  # whether samples are being started
+        self.was_told: list[bool] = []  # at each delivery, the last of it
         self.preparer = Preparer(
             cast(Family, FakeFamily()),
             cast(LoraBank, self.bank),
             cast(PromptEncoder, self.encoder),
             Sources(read=self._nothing, fetch=self._fetch),
             max_active=max_active,
-            deliver=lambda sample, ready: self.delivered.append((sample, ready)),
+            deliver=lambda sample, ready: self._deliver(sample, ready),
+            expect=self.told.append,
             meter=EngineMeter(),
         )
 
@@ -125,6 +128,10 @@ class Bench:
 
     def num_held(self) -> int:
         return sum(self.bank.held.values())
+
+    def _deliver(self, sample: Sample, ready: Ready) -> None:
+        self.was_told.append(self.told[-1])
+        self.delivered.append((sample, ready))
 
     @staticmethod
     def _nothing(file: StoredFile) -> bytes:
@@ -265,3 +272,14 @@ def test_closing_ends_the_threads_and_starts_nothing_more(make: Callable[[int], 
     assert not [thread for thread in threading.enumerate() if thread is bench.preparer._thread]
     bench.let_go(0)
     assert len(bench.delivered) == 1
+
+
+def test_samples_are_announced_before_they_come_and_the_end_of_it_after_them(make: Callable[[int], Bench]) -> None:
+    bench = make(8)
+    bench.preparer.open()
+    bench.put(num_images=3)
+    bench.put(prompt="cannot start")
+    bench.wait_for(3)
+    wait_until(lambda: bool(bench.told) and not bench.told[-1] and bench.preparer.num_waiting == 0, "the end")
+    assert bench.was_told == [True] * 3
+    assert bench.told == [True, False] * (len(bench.told) // 2)
