@@ -13,6 +13,9 @@ PIPELINE_CLASSES: dict[Family, str] = {
     "sd": "StableDiffusionPipeline",
     "sdxl": "StableDiffusionXLPipeline",
     "flux": "FluxPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "z-image": "ZImagePipeline",
+    "qwen-image": "QwenImagePipeline",
 }
 INDEX = "model_index.json"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}  # torch.load of these may run any code
@@ -21,12 +24,25 @@ NOT_LOADED = {"safety_checker", "feature_extractor", "image_encoder"}
 WEIGHT_CLASSES = {
     "UNet2DConditionModel",
     "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "ZImageTransformer2DModel",
+    "QwenImageTransformer2DModel",
     "AutoencoderKL",
+    "AutoencoderKLQwenImage",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "T5EncoderModel",
+    "Qwen3Model",
+    "Qwen2_5_VLForConditionalGeneration",
 }
-TOKENIZER_CLASSES = {"CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast"}
+TOKENIZER_CLASSES = {
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
+}
 
 
 @dataclass(frozen=True, slots=True)

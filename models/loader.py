@@ -2,11 +2,19 @@
 
 import os
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    QwenImagePipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    ZImagePipeline,
+)
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
@@ -21,6 +29,9 @@ PIPELINES: dict[Family, Any] = {
     "sd": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
     "flux": FluxPipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "z-image": ZImagePipeline,
+    "qwen-image": QwenImagePipeline,
 }
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -90,10 +101,11 @@ def _load_pipeline(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:  #
     transformers_logging.disable_progress_bar()
     # An override may lack the variant that the catalogue names.
     has_variant = any(variant_of(path.name) == spec.source.variant for path in weight_files(folder))
-    # Parts that check_folder() did not look at must not be loaded either; only "sd" knows a safety checker.
-    left_out = dict.fromkeys(NOT_LOADED if spec.family == "sd" else NOT_LOADED - {"safety_checker"})
+    pipeline_class = PIPELINES[spec.family]
+    # Parts that check_folder() did not look at must not be loaded either.
+    left_out = dict.fromkeys(NOT_LOADED & signature(pipeline_class.__init__).parameters.keys())
     try:
-        pipeline = PIPELINES[spec.family].from_pretrained(
+        pipeline = pipeline_class.from_pretrained(
             str(folder),
             dtype=dtype,
             variant=spec.source.variant if has_variant else None,
@@ -105,6 +117,6 @@ def _load_pipeline(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:  #
             **({"add_watermarker": False} if spec.family == "sdxl" else {}),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{folder} cannot be loaded as a {PIPELINES[spec.family].__name__}: {error}") from error
+        raise WeightsError(f"{folder} cannot be loaded as a {pipeline_class.__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

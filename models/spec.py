@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from configs.settings import Frozen
 
 Kind = Literal["image", "video", "text"]
-Family = Literal["sd", "sdxl", "flux"]
+Family = Literal["sd", "sdxl", "flux", "sd3", "z-image", "qwen-image"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 

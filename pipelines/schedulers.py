@@ -30,7 +30,14 @@ DIFFUSION: dict[str, SchedulerRecipe] = {
 }
 FLOW: dict[str, SchedulerRecipe] = {"flow-euler": SchedulerRecipe("FlowMatchEulerDiscreteScheduler", "Euler")}
 
-SCHEDULERS: dict[Family, dict[str, SchedulerRecipe]] = {"sd": DIFFUSION, "sdxl": DIFFUSION, "flux": FLOW}
+SCHEDULERS: dict[Family, dict[str, SchedulerRecipe]] = {
+    "sd": DIFFUSION,
+    "sdxl": DIFFUSION,
+    "flux": FLOW,
+    "sd3": FLOW,
+    "z-image": FLOW,
+    "qwen-image": FLOW,
+}
 
 
 def get_scheduler(family: Family, name: str) -> SchedulerRecipe:

@@ -52,7 +52,9 @@ def prefer_channels_last(pipeline: Any) -> None:  # noqa: ANN401 - diffusers is 
     """Lays out the weights of convolutions as the fast kernels of both CPUs and GPUs want them."""
     for name in ("unet", "vae"):
         if isinstance(module := getattr(pipeline, name, None), nn.Module):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for layer in module.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def next_power_of_two(number: int) -> int:

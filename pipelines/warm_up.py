@@ -79,6 +79,6 @@ def _request(spec: ModelSpec, width_px: int, height_px: int) -> GenerationReques
         height_px=height_px,
         num_images=1,
         seed=0,
-        num_inference_steps=1,
+        num_inference_steps=2,  # of which one is made; some schedules do not come with only one
         guidance_scale=spec.defaults.guidance_scale,
     )

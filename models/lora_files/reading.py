@@ -121,7 +121,7 @@ def _match(tensors: dict[str, torch.Tensor], names: dict[str, tuple[Target, ...]
             continue
         name = comparable(key.removesuffix(suffix))
         if name not in names:
-            refusals.add(key, "matches no module of this model")
+            refusals.add(key, "matches no module of this model that can be adapted")
             continue
         entry = entries.setdefault(name, _Entry(names[name]))
         role = SUFFIXES[suffix]

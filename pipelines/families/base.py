@@ -85,7 +85,7 @@ class Family(ABC):
             rows = predicted_rows[first_row : first_row + sample.num_rows]
             first_row += sample.num_rows
             try:
-                self._advance(sample, _guided(rows, sample.order.request.guidance_scale))
+                self._advance(sample, self.guided(rows, sample.order.request.guidance_scale))
             except Exception as error:  # noqa: BLE001 - whatever a scheduler raises, it is this sample's trouble alone
                 failures[sample] = error
         # What a sample gives up now may be given to another thread's stream: nothing may still be at work on it.
@@ -115,6 +115,13 @@ class Family(ABC):
     def is_guided(self, request: GenerationRequest) -> bool:
         """Whether a sample of this request takes a second row, for what its negative prompt (or nothing) would give."""
         return self.spec.limits.has_guidance and request.guidance_scale > 1
+
+    def guided(self, rows: torch.Tensor, scale: float) -> torch.Tensor:
+        """Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), eq. 6; one row is no guidance."""
+        if len(rows) == 1:
+            return rows
+        without, within = rows.chunk(2)
+        return without + scale * (within - without)
 
     def negative_text(self, request: GenerationRequest) -> str | None:
         return request.negative_prompt or None if self.spec.limits.has_negative_prompt else None
@@ -173,40 +180,59 @@ class Family(ABC):
         """Clean latents as they would be at `timestep`, shape [1]."""
         return scheduler.add_noise(latents, noise, timestep)  # type: ignore[no-any-return]
 
-    def noise(self, order: Order, generator: torch.Generator) -> torch.Tensor:
+    def noise(self, order: Order, generator: torch.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:
         """[1, C, H, W], drawn on the CPU whatever the device: the same seed is the same noise on every machine."""
         scale = self.pipeline.vae_scale_factor
         request = order.request
-        channels = self.pipeline.vae.config.latent_channels
-        shape = (1, channels, request.height_px // scale, request.width_px // scale)
-        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)  # type: ignore[no-any-return]
+        shape = (1, self.latent_channels, request.height_px // scale, request.width_px // scale)
+        return randn_tensor(shape, generator=generator, device=self.device, dtype=dtype or self.dtype)  # type: ignore[no-any-return]
 
     def encode_picture(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Latents [1, C, H, W] of a picture [1, 3, H px, W px], -1 to 1; one draw from what the encoder gives."""
-        vae = self.pipeline.vae
-        latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.sample(generator)
+        latents = self.encoded(pixels.to(self.device, self.pipeline.vae.dtype), generator)
         return self.scaled(latents).to(self.dtype)
 
     def decode_latents(self, latents: torch.Tensor, *, tiled: bool) -> PixelsBHWC:
         """The inverse; in overlapping tiles where the whole would not fit."""
-        vae = self.pipeline.vae
-        unscaled = self.unscaled(latents).to(vae.dtype)
-        pixels = (vae.tiled_decode(unscaled) if tiled else vae.decode(unscaled)).sample
+        pixels = self.decoded(self.unscaled(latents).to(self.pipeline.vae.dtype), tiled=tiled)
         # As the pipelines do it, half precision included.
         images: PixelsBHWC = self.pipeline.image_processor.postprocess(pixels, output_type="np")
         return images
 
+    @property
+    def latent_channels(self) -> int:
+        return int(self.pipeline.vae.config.latent_channels)
+
+    def encoded(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What the autoencoder itself makes of a picture."""
+        latents: torch.Tensor = self.pipeline.vae.encode(pixels).latent_dist.sample(generator)
+        return latents
+
+    def decoded(self, latents: torch.Tensor, *, tiled: bool) -> torch.Tensor:
+        """What the autoencoder itself makes of latents [B, C, H, W]."""
+        vae = self.pipeline.vae
+        pixels: torch.Tensor = (vae.tiled_decode(latents) if tiled else vae.decode(latents)).sample
+        return pixels
+
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """From what the autoencoder gives to what the denoiser was trained on."""
-        config = self.pipeline.vae.config
-        shift, factor = float(config.shift_factor or 0.0), float(config.scaling_factor)
-        return (latents - shift) * factor
+        mean, spread, factor = self._statistics(latents)
+        return (latents - mean) * factor / spread
 
     def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         """The inverse of scaled()."""
+        mean, spread, factor = self._statistics(latents)
+        return latents * spread / factor + mean
+
+    def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float, float]:
+        """Mean and spread of the autoencoder's latents, [1, C, 1, 1] where it names them by channel, and its factor."""
         config = self.pipeline.vae.config
-        shift, factor = float(config.shift_factor or 0.0), float(config.scaling_factor)
-        return latents / factor + shift
+        factor = float(config.get("scaling_factor") or 1.0)
+        means, spreads = config.get("latents_mean"), config.get("latents_std")
+        if means is None or spreads is None:
+            return float(config.get("shift_factor") or 0.0), 1.0, factor
+        mean, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, spreads))
+        return mean, spread, factor
 
 
 def step_arguments(scheduler: Scheduler, generator: torch.Generator) -> dict[str, Any]:
@@ -226,11 +252,3 @@ def timesteps_from(scheduler: Scheduler, first: int, request: GenerationRequest)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return timesteps
-
-
-def _guided(rows: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), eq. 6; one row is no guidance."""
-    if len(rows) == 1:
-        return rows
-    without, within = rows.chunk(2)
-    return without + scale * (within - without)

@@ -46,19 +46,3 @@ class StableDiffusionXL(UNetFamily):
         pooled = [text.pooled_D for sample in samples for text in sample.texts if text.pooled_D is not None]
         time_ids = [sample.conditioning["time_ids"] for sample in samples for _ in range(sample.num_rows)]
         return {"text_embeds": torch.stack(pooled), "time_ids": torch.cat(time_ids)}
-
-    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, spread = self._statistics(latents)
-        return (latents - mean) * float(self.pipeline.vae.config.scaling_factor) / spread
-
-    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, spread = self._statistics(latents)
-        return latents * spread / float(self.pipeline.vae.config.scaling_factor) + mean
-
-    def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and spread of the latents, each [1, C, 1, 1] or a plain number where the autoencoder names none."""
-        config = self.pipeline.vae.config
-        if config.latents_mean is None or config.latents_std is None:
-            return latents.new_zeros(()), latents.new_ones(())
-        mean, spread = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        return mean, spread

@@ -8,7 +8,9 @@ from fastapi import APIRouter, File, Form, Path, Response, UploadFile
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
+from models.adapter_keys import Naming
 from models.errors import AdapterError
+from models.spec import Family
 from serving.adapters.adapter import Adapter
 from serving.adapters.importing import AdapterImporter, AdapterOffer
 from serving.adapters.store import adapter_not_found
@@ -29,6 +31,15 @@ from serving.jobs.wish import check_text
 router = APIRouter(prefix="/v1/loras", tags=["loras"])
 
 MAX_TRIGGER_CHARS = 200
+# Whose words diffusers understands, whatever the layers are; some more it reads in part.
+READ_BY_DIFFUSERS: dict[Family, frozenset[Naming]] = {
+    "sd": frozenset({"diffusers", "kohya"}),
+    "sdxl": frozenset({"diffusers", "kohya"}),
+    "flux": frozenset({"diffusers", "kohya", "comfyui", "other"}),
+    "sd3": frozenset({"diffusers"}),
+    "z-image": frozenset({"diffusers"}),
+    "qwen-image": frozenset({"diffusers", "kohya", "comfyui"}),
+}
 
 Version = Annotated[int, Path(ge=1, le=999_999_999)]
 
@@ -105,7 +116,7 @@ async def delete_lora_version(services: ServicesDep, caller: CurrentCaller, name
 
 async def _key_of(services: Services, adapter: Adapter, wanted: LoraFormat | None) -> str:
     manifest = adapter.manifest
-    if wanted == "diffusers" and manifest.family != "flux" and manifest.naming not in {"diffusers", "kohya"}:
+    if wanted == "diffusers" and manifest.naming not in READ_BY_DIFFUSERS[manifest.family]:
         raise BadInput(
             f"{adapter.reference} has {manifest.naming} keys, which diffusers does not read for {manifest.family}.",
             param="format",

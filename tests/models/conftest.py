@@ -17,6 +17,7 @@ import pytest
 from models.blobs import BlobStore
 from models.errors import BlobError
 from tests.models.tiny import make_tiny_flux, make_tiny_sd, make_tiny_sdxl
+from tests.models.tiny_flow import make_tiny_qwen_image, make_tiny_sd3, make_tiny_z_image
 
 PORTS = (
     "master.port",
@@ -97,6 +98,21 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_flux(tmp_path_factory.mktemp("tiny") / "flux")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_sd3(tmp_path_factory.mktemp("tiny") / "sd3")
+
+
+@pytest.fixture(scope="session", name="tiny_z-image")
+def tiny_z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_z_image(tmp_path_factory.mktemp("tiny") / "z-image")
+
+
+@pytest.fixture(scope="session", name="tiny_qwen-image")
+def tiny_qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_qwen_image(tmp_path_factory.mktemp("tiny") / "qwen-image")
 
 
 @pytest.fixture

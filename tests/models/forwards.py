@@ -23,6 +23,26 @@ def denoiser_inputs(family: Family, num_rows: int, seed: int = 0) -> dict[str, A
             "img_ids": torch.zeros(16, 3),
             "txt_ids": torch.zeros(7, 3),
         }
+    if family == "sd3":
+        return {
+            "hidden_states": noise(16, 8, 8),
+            "encoder_hidden_states": noise(7, 72),
+            "pooled_projections": noise(64),
+            "timestep": torch.rand(num_rows, generator=random_B) * 1000,
+        }
+    if family == "z-image":
+        return {
+            "x": [noise_CFHW for noise_CFHW in noise(16, 1, 8, 8)],
+            "t": torch.rand(num_rows, generator=random_B),
+            "cap_feats": [torch.randn(20 + 5 * row, 32, generator=random_B) for row in range(num_rows)],
+        }
+    if family == "qwen-image":
+        return {
+            "hidden_states": noise(16, 16),
+            "encoder_hidden_states": noise(7, 32),
+            "timestep": torch.rand(num_rows, generator=random_B),
+            "img_shapes": [[(1, 4, 4)]] * num_rows,
+        }
     inputs: dict[str, Any] = {
         "sample": noise(4, 8, 8),
         "timestep": torch.randint(0, 1000, (num_rows,), generator=random_B),
@@ -43,9 +63,10 @@ def one_row(inputs: dict[str, Any], row: int) -> dict[str, Any]:
 
 
 def denoise(pipeline: Any, family: Family, inputs: dict[str, Any]) -> torch.Tensor:
-    model = pipeline.transformer if family == "flux" else pipeline.unet
+    model = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
     with torch.inference_mode():
-        return model(**inputs, return_dict=False)[0]
+        output = model(**inputs, return_dict=False)[0]
+    return torch.stack(output) if isinstance(output, list) else output
 
 
 def encode(encoder: Any, tokens: torch.Tensor) -> torch.Tensor:

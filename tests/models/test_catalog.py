@@ -27,7 +27,17 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_the_shipped_catalogue_has_the_promised_models() -> None:
-    assert set(SHIPPED) >= {"emoji-3d", "sd15", "sdxl", "sdxl-turbo", "flux-schnell", "flux-dev"}
+    assert set(SHIPPED) >= {
+        "emoji-3d",
+        "sd15",
+        "sdxl",
+        "sdxl-turbo",
+        "flux-schnell",
+        "flux-dev",
+        "sd3.5-medium",
+        "z-image-turbo",
+        "qwen-image",
+    }
 
 
 @pytest.mark.parametrize("model_id", SHIPPED)
@@ -41,7 +51,7 @@ def test_every_shipped_entry_keeps_its_own_limits(model_id: str) -> None:
             assert limits.min_side_px <= side_px <= limits.max_side_px
             assert side_px % limits.side_multiple_px == 0
         assert width_px * height_px <= limits.max_pixels
-    assert limits.side_multiple_px % (16 if spec.family == "flux" else 8) == 0
+    assert limits.side_multiple_px % (8 if spec.family in ("sd", "sdxl") else 16) == 0
     assert spec.defaults.scheduler is None or spec.defaults.scheduler in SCHEDULERS[spec.family]
     assert limits.has_guidance or spec.defaults.guidance_scale == 0
     assert limits.has_negative_prompt or spec.defaults.negative_prompt == ""

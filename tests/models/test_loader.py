@@ -22,7 +22,7 @@ def settings_for(family: Family, folder: Path, **options: object) -> ModelSettin
     return ModelSettings(**({"dirs": {f"tiny-{family}": folder}, "device": "cpu", "num_threads": 1} | options))
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "flux"])
+@pytest.mark.parametrize("family", list(PIPELINES))
 def test_every_family_loads_from_its_own_classes(
     family: Family, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

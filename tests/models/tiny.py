@@ -34,10 +34,10 @@ TEXT_WIDTH = 32
 
 def make_tiny_sd(folder: Path) -> Path:
     torch.manual_seed(1)
-    tokenizer = _clip_tokenizer(folder.parent / "clip-vocabulary")
+    tokenizer = clip_tokenizer(folder.parent / "clip-vocabulary")
     StableDiffusionPipeline(
-        vae=_autoencoder(latent_channels=4),
-        text_encoder=CLIPTextModel(_clip_config(len(tokenizer))).eval(),
+        vae=autoencoder(latent_channels=4),
+        text_encoder=CLIPTextModel(clip_config(len(tokenizer))).eval(),
         tokenizer=tokenizer,
         unet=_unet(cross_attention_dim=TEXT_WIDTH),
         scheduler=DDIMScheduler(
@@ -52,11 +52,11 @@ def make_tiny_sd(folder: Path) -> Path:
 
 def make_tiny_sdxl(folder: Path) -> Path:
     torch.manual_seed(2)
-    tokenizer = _clip_tokenizer(folder.parent / "clip-vocabulary")
+    tokenizer = clip_tokenizer(folder.parent / "clip-vocabulary")
     StableDiffusionXLPipeline(
-        vae=_autoencoder(latent_channels=4),
-        text_encoder=CLIPTextModel(_clip_config(len(tokenizer))).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(len(tokenizer), act="gelu")).eval(),
+        vae=autoencoder(latent_channels=4),
+        text_encoder=CLIPTextModel(clip_config(len(tokenizer))).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(len(tokenizer), act="gelu")).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=_unet(
@@ -81,15 +81,15 @@ def make_tiny_sdxl(folder: Path) -> Path:
 
 def make_tiny_flux(folder: Path, *, guidance_embeds: bool = True) -> Path:
     torch.manual_seed(3)
-    clip = _clip_tokenizer(folder.parent / "clip-vocabulary")
-    t5 = _t5_tokenizer()
+    clip = clip_tokenizer(folder.parent / "clip-vocabulary")
+    t5 = t5_tokenizer()
     t5_config = T5Config(
         vocab_size=len(t5), d_model=TEXT_WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4, is_encoder_decoder=False
     )
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_autoencoder(latent_channels=1, shift_factor=0.0609, scaling_factor=1.5035),
-        text_encoder=CLIPTextModel(_clip_config(len(clip))).eval(),
+        vae=autoencoder(latent_channels=1, shift_factor=0.0609, scaling_factor=1.5035),
+        text_encoder=CLIPTextModel(clip_config(len(clip))).eval(),
         tokenizer=clip,
         text_encoder_2=T5EncoderModel(t5_config).eval(),
         tokenizer_2=t5,
@@ -125,7 +125,7 @@ def tiny_spec(family: Family, model_id: str | None = None) -> ModelSpec:
         limits=Limits(
             min_side_px=32,
             max_side_px=128,
-            side_multiple_px=16 if family == "flux" else 8,
+            side_multiple_px=8 if family in ("sd", "sdxl") else 16,
             max_pixels=16_384,
             has_negative_prompt=family != "flux",
         ),
@@ -149,7 +149,7 @@ def _unet(**config: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(options | config)).eval()
 
 
-def _autoencoder(**config: object) -> AutoencoderKL:
+def autoencoder(**config: object) -> AutoencoderKL:
     # Four levels, as the real ones have: a latent is an eighth of the picture.
     return AutoencoderKL(
         block_out_channels=(4, 4, 8, 8),
@@ -162,7 +162,7 @@ def _autoencoder(**config: object) -> AutoencoderKL:
     ).eval()
 
 
-def _clip_config(vocab_size: int, act: str = "quick_gelu") -> CLIPTextConfig:
+def clip_config(vocab_size: int, act: str = "quick_gelu") -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=TEXT_WIDTH,
@@ -178,7 +178,7 @@ def _clip_config(vocab_size: int, act: str = "quick_gelu") -> CLIPTextConfig:
     )
 
 
-def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
+def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's byte-level tokenizer with two merges: single letters, which is enough to tell prompts apart."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("r", "e"), ("re", "d</w>")]
@@ -189,7 +189,7 @@ def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(str(folder), model_max_length=77)
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer() -> T5TokenizerFast:
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in letters)]
     model = Tokenizer(Unigram([*pieces, ("red", -1.0)], unk_id=2))

@@ -77,6 +77,53 @@ FLUX_MODULES = {
     "final_layer.linear": ["proj_out"],
     "final_layer.adaLN_modulation.1": ["norm_out.linear"],
 }
+# SD3's likewise; a block without dual attention has no attn2, and the last one makes nothing of the text any more.
+SD3_BLOCK = {
+    "x_block.attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
+    "x_block.attn.proj": ["attn.to_out.0"],
+    "x_block.attn2.qkv": ["attn2.to_q", "attn2.to_k", "attn2.to_v"],
+    "x_block.attn2.proj": ["attn2.to_out.0"],
+    "x_block.mlp.fc1": ["ff.net.0.proj"],
+    "x_block.mlp.fc2": ["ff.net.2"],
+    "x_block.adaLN_modulation.1": ["norm1.linear"],
+    "context_block.attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
+    "context_block.attn.proj": ["attn.to_add_out"],
+    "context_block.mlp.fc1": ["ff_context.net.0.proj"],
+    "context_block.mlp.fc2": ["ff_context.net.2"],
+    "context_block.adaLN_modulation.1": ["norm1_context.linear"],
+}
+SD3_MODULES = {
+    f"joint_blocks.{number}.{theirs}": [f"transformer_blocks.{number}.{path}" for path in ours]
+    for number in (0, 1)
+    for theirs, ours in SD3_BLOCK.items()
+} | {
+    "x_embedder.proj": ["pos_embed.proj"],
+    "context_embedder": ["context_embedder"],
+    "t_embedder.mlp.0": ["time_text_embed.timestep_embedder.linear_1"],
+    "t_embedder.mlp.2": ["time_text_embed.timestep_embedder.linear_2"],
+    "y_embedder.mlp.0": ["time_text_embed.text_embedder.linear_1"],
+    "y_embedder.mlp.2": ["time_text_embed.text_embedder.linear_2"],
+    "final_layer.linear": ["proj_out"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+}
+Z_IMAGE_MODULES = {
+    f"{stack}.0.{theirs}": [f"{stack}.0.{path}" for path in ours]
+    for stack in ("layers", "noise_refiner", "context_refiner")
+    for theirs, ours in {
+        "attention.qkv": ["attention.to_q", "attention.to_k", "attention.to_v"],
+        "attention.out": ["attention.to_out.0"],
+        **{name: [name] for name in ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0")},
+    }.items()
+} | {
+    "t_embedder.mlp.0": ["t_embedder.mlp.0"],
+    "t_embedder.mlp.2": ["t_embedder.mlp.2"],
+    "final_layer.linear": ["all_final_layer.2-1.linear"],
+    "final_layer.adaLN_modulation.1": ["all_final_layer.2-1.adaLN_modulation.1"],
+}
+MODULES = {"flux": FLUX_MODULES, "sd3": SD3_MODULES, "z-image": Z_IMAGE_MODULES}
+# Shift before scale there, scale before shift in diffusers: by the module's name here.
+SWAPPED = {"norm_out.linear", "transformer_blocks.1.norm1_context.linear"}
+ROWLESS = ("all_x_embedder.", "cap_embedder.")  # which see all rows as one
 ENCODER_PREFIXES = {
     "sd": {"text_encoder": {"kohya": "lora_te_", "comfy": "text_encoders.clip_l.transformer."}},
     "sdxl": {
@@ -84,6 +131,12 @@ ENCODER_PREFIXES = {
         "text_encoder_2": {"kohya": "lora_te2_", "comfy": "text_encoders.clip_g.transformer."},
     },
     "flux": {"text_encoder": {"kohya": "lora_te1_", "comfy": "text_encoders.clip_l.transformer."}},
+    "sd3": {
+        "text_encoder": {"kohya": "lora_te1_", "comfy": "text_encoders.clip_l.transformer."},
+        "text_encoder_2": {"kohya": "lora_te2_", "comfy": "text_encoders.clip_g.transformer."},
+    },
+    "z-image": {},
+    "qwen-image": {},
 }
 
 
@@ -103,13 +156,13 @@ def make_lora(
 
     `attention`: the denoiser's attention projections. `all`: each of its linear and convolution layers and those of
     the CLIP text encoders. `strength` is about the size of the change relative to a unit input. The names of the
-    formats "comfy" and SDXL's and FLUX's "kohya" are known for the tiny models only.
+    formats "comfy" and SDXL's, FLUX's and SD3's "kohya" are known for the tiny models only.
     """
     pipeline = pipeline_or_folder
     if isinstance(pipeline, str | Path):
         pipeline = PIPELINES[family].from_pretrained(str(pipeline))
     alpha = float(rank) if alpha is None else alpha
-    denoiser = "transformer" if family == "flux" else "unet"
+    denoiser = "unet" if family in ("sd", "sdxl") else "transformer"
     parts = {denoiser: _random_pairs(pipeline, denoiser, rank, seed, strength, targets)}
     if targets == "all":
         for component in ENCODER_PREFIXES[family]:
@@ -130,7 +183,11 @@ def _random_pairs(
 ) -> dict[str, Pair]:
     pairs = {}
     for path, module in getattr(pipeline, component).named_modules():
-        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or path == "text_projection":
+        if (
+            not isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+            or path == "text_projection"
+            or path.startswith(ROWLESS)
+        ):
             continue
         if targets == "attention" and not path.endswith(ATTENTION):
             continue
@@ -182,24 +239,24 @@ def _as_original(
                 put(prefix, path if path.startswith("text_model.") else f"text_model.{path}", *pair)
             continue
         prefix = {"kohya": "lora_unet_", "comfy": "diffusion_model."}[format]
-        if family == "flux":
-            for name, paths in FLUX_MODULES.items():
+        if family in MODULES:
+            for name, paths in MODULES[family].items():
                 if any(path in pairs for path in paths):
-                    put(prefix, name, *_fuse(name, [pairs.get(path) for path in paths]))
+                    put(prefix, name, *_fuse(paths, [pairs.get(path) for path in paths]))
         else:
-            # kohya trains SD 1.x in diffusers' layout, SDXL in the original one.
-            is_sgm = family == "sdxl" or format == "comfy"
+            # kohya trains SD 1.x in diffusers' layout, SDXL in the original one; Qwen-Image has only one.
+            is_sgm = family == "sdxl" or (family == "sd" and format == "comfy")
             for path, pair in pairs.items():
                 put(prefix, _sgm_name(path) if is_sgm else path, *pair)
     return tensors
 
 
-def _fuse(name: str, pairs: list[Pair | None]) -> Pair:
+def _fuse(paths: list[str], pairs: list[Pair | None]) -> Pair:
     """One block-diagonal adapter over the outputs of several modules, as trainers write that adapt them apart."""
-    if name == "final_layer.adaLN_modulation.1":
+    if paths[0] in SWAPPED:
         assert pairs[0] is not None
         down, up = pairs[0]
-        return down, torch.cat(up.chunk(2)[::-1])  # FLUX has shift before scale, diffusers scale before shift
+        return down, torch.cat(up.chunk(2)[::-1])
     if len(pairs) == 1:
         assert pairs[0] is not None
         return pairs[0]

@@ -19,7 +19,7 @@ from pipelines.meter import EngineMeter
 from pipelines.preparing import Sources
 from pipelines.request import GeneratedImage, GenerationRequest, GenerationResult, LoraChoice, StoredFile
 from tests.models.tiny import make_tiny_flux, make_tiny_sd, make_tiny_sdxl, tiny_spec
-from tests.models.tiny_flow import make_tiny_sd3
+from tests.models.tiny_flow import make_tiny_qwen_image, make_tiny_sd3, make_tiny_z_image
 from tests.models.tiny_loras import Format, Targets, make_lora
 from tests.pipelines.reference import Pixels, plain_pixels
 
@@ -28,6 +28,8 @@ MAKERS: Mapping[Family, Callable[[Path], Path]] = {
     "sdxl": make_tiny_sdxl,
     "flux": make_tiny_flux,
     "sd3": make_tiny_sd3,
+    "z-image": make_tiny_z_image,
+    "qwen-image": make_tiny_qwen_image,
 }
 # What plain diffusers cannot read for models as small as these; it gets the same adapter in its own naming.
 UNREADABLE: Mapping[Family, tuple[Format, ...]] = {
@@ -35,6 +37,8 @@ UNREADABLE: Mapping[Family, tuple[Format, ...]] = {
     "sdxl": ("comfy",),
     "flux": ("kohya", "comfy"),
     "sd3": ("kohya", "comfy"),
+    "z-image": ("kohya", "comfy"),
+    "qwen-image": (),
 }
 QUICK_START = EngineSettings(measure_rows=(1, 2, 4), measure_budget_s=0.5)
 TOLERANCE = 2  # of 255, for every pixel

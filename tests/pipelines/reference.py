@@ -51,7 +51,7 @@ def plain_pixels(
         pictures = pipeline(
             prompt=request.prompt,
             num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
+            **{"true_cfg_scale" if family == "qwen-image" else "guidance_scale": request.guidance_scale},
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="latent" if is_decoded_apart else "pil",
             # Some take the size from the picture and know no width and height.

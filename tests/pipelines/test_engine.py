@@ -119,7 +119,7 @@ def test_checking_an_adapter_tells_what_is_in_it(bench: Bench) -> None:
     lora = bench.lora("checked", format="kohya", rank=6, targets="all", seed=80)
     assert lora.file is not None
     report = bench.engine.check_adapter(lora.file)
-    assert {bench.runner.denoiser_name, "text_encoder"} <= set(report.components)
+    assert {bench.runner.denoiser_name, *bench.runner.text_encoders[:1]} <= set(report.components)
     assert report.max_rank >= 6
     assert report.num_layers > 10
     assert report.num_bytes > 0
