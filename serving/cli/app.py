@@ -1,17 +1,16 @@
 """The commands and their options. Each parses, calls and shows; what goes wrong becomes one line on stderr."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from serving.cli.client import segment
-from serving.cli.loras import loras_app, parse_lora
+from serving.cli.loras import loras_app
 from serving.cli.options import Key, Url, connect, tells_errors
-from serving.cli.pictures import PictureOrder, make_pictures
-from serving.cli.render import describe, job_progress, say, show_fields, show_table, when
-from serving.cli.serve import PICTURES_DIR, build_settings, first_picture
+from serving.cli.picture_commands import pictures_app
+from serving.cli.render import describe, say, show_fields, show_table, when
+from serving.cli.serve import build_settings, first_picture
 from serving.embedded import supervisor
 
 Tenant = Annotated[str | None, typer.Option(help="Whose; default: the tenant of your own key.")]
@@ -25,6 +24,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants (needs an admin key).")
+app.add_typer(pictures_app)  # without a name: its commands are ours
 app.add_typer(loras_app, name="loras")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")
@@ -60,52 +60,6 @@ def serve(
 
 @app.command()
 @tells_errors
-def generate(
-    ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
-    model: Annotated[str | None, typer.Option(help="Model id; see `darkroom models`.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Such as 512x512.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Such as euler, ddim or dpm++2m-karras.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What to keep out of the picture.")] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[@V][:SCALE]", help="Use an adapter; repeat for more.")
-    ] = None,
-    n: Annotated[int | None, typer.Option("--n", "-n", help="How many pictures.")] = None,
-    output_format: Annotated[
-        Literal["png", "jpeg", "webp"] | None, typer.Option("--format", help="File format.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = PICTURES_DIR,
-    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for the job.")] = 1800.0,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Make pictures; prints the path of each."""
-    if guidance is not None and not math.isfinite(guidance):
-        raise typer.BadParameter(f"{guidance} is not a number to guide by", param_hint="--guidance")
-    order = PictureOrder(
-        prompt=prompt,
-        model=model,
-        size=size,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        negative_prompt=negative,
-        loras=[parse_lora(text) for text in lora] if lora else None,
-        n=n,
-        output_format=output_format,
-        scheduler=scheduler,
-    )
-    with connect(ctx, url, key) as client, job_progress() as watch:
-        paths = make_pictures(client, order, out=out, timeout_s=timeout_s, watch=watch)
-    for path in paths:
-        typer.echo(str(path))
-
-
-@app.command()
-@tells_errors
 def models(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
     """The models this server can use."""
     with connect(ctx, url, key) as client:
@@ -132,6 +86,20 @@ def jobs(
             show_table(("id", "status", "%", "kind", "model", "created", "prompt"), rows, empty="No jobs.")
         else:
             show_fields(_job_fields(client.get(f"/v1/jobs/{segment(job_id)}")))
+
+
+@app.command()
+@tells_errors
+def cancel(
+    ctx: typer.Context,
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom jobs` shows it.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Call off a job that waits or runs; prints its status."""
+    with connect(ctx, url, key) as client:
+        job = client.post(f"/v1/jobs/{segment(job_id)}/cancel")
+    typer.echo(describe(job))
 
 
 @keys_app.command("list")

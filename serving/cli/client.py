@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,10 @@ class Unreachable(ClientError):
     """Nobody answered: refused, cut off, or too slow."""
 
 
+class Lost(Unreachable):
+    """Cut off or too slow after we had connected: the server may have taken the request."""
+
+
 class Refused(ClientError):
     """The server answered with an error."""
 
@@ -47,11 +52,10 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A multipart body: plain fields and one file, read as it is sent."""
+    """A multipart body: plain fields, and files read as they are sent."""
 
-    fields: dict[str, str]
-    filename: str
-    file: BinaryIO
+    fields: Mapping[str, str]
+    files: Mapping[str, BinaryIO]
 
 
 def find_connection(url: str | None, key: str | None, *, env: Mapping[str, str] | None = None) -> Connection:
@@ -103,18 +107,20 @@ class Client:
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         return self._call("GET", path, params=params)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, body=body)
 
     def delete(self, path: str, **params: str | None) -> dict[str, Any]:
         return self._call("DELETE", path, params=params)
 
-    def upload(self, path: str, file: Path, fields: Mapping[str, str]) -> dict[str, Any]:
-        """A form with one file, sent as it is read."""
+    def upload(
+        self, path: str, files: Mapping[str, Path], fields: Mapping[str, str], *, timeout_s: float = UPLOAD_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """A form with files, each sent as it is read."""
         try:
-            with file.open("rb") as content:
-                form = Form(dict(fields), file.name, content)
-                reply = self._send("POST", path, form=form, timeout_s=UPLOAD_TIMEOUT_S)
+            with ExitStack() as opened:
+                form = Form(fields, {name: opened.enter_context(file.open("rb")) for name, file in files.items()})
+                reply = self._send("POST", path, form=form, timeout_s=timeout_s)
         except OSError as error:
             raise ClientError(f"The file cannot be read: {error}.") from error
         return self._accept(reply)
@@ -195,17 +201,19 @@ class Client:
                 params=params,
                 json=body,
                 data=form.fields if form else None,
-                files={"file": (form.filename, form.file, "application/octet-stream")} if form else None,
+                files=form.files if form else None,
                 headers=headers,
-                timeout=timeout_s,
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, REQUEST_TIMEOUT_S)),
             )
         except ValueError as error:
             # NaN is no JSON, and argument bytes that are no UTF-8 cannot be sent.
             raise ClientError(f"The request cannot be sent: {error}.") from error
         try:
             return self._http.send(request)
-        except httpx.TimeoutException as error:
-            raise Unreachable(f"{base} did not answer within {timeout_s:.0f} s.") from error
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise Lost(f"{base} did not answer within {timeout_s:.0f} s.") from error
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            raise Lost(f"The connection to {base} broke before the answer came ({error}).") from error
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"No Darkroom answers at {base} ({error}). Start one with `darkroom serve`, "
@@ -233,7 +241,7 @@ class Client:
                 text = f"{where} knows no such address: is that a Darkroom, and as new as this command? {message}"
             case 429:
                 text = f"Darkroom takes no more for now: {message}{again}"
-            case 503:
+            case 503 if code != "still_running":
                 text = f"Darkroom is not ready: {message}{again} {where}/health/ready says what is missing."
             case _:
                 text = message

@@ -29,7 +29,7 @@ def import_lora(
     """Add a version of an adapter; prints its name@version. The same file again is the version it already is."""
     fields = {"name": name, "base_model": base_model, "trigger": trigger}
     with connect(ctx, url, key) as client:
-        made = client.upload("/v1/loras/import", file, {k: v for k, v in fields.items() if v is not None})
+        made = client.upload("/v1/loras/import", {"file": file}, {k: v for k, v in fields.items() if v is not None})
     say(f"{made['layers']} layers for {made['base_model']}, rank {made['max_rank']}, {made['format']} keys.")
     typer.echo(str(made["id"]))
 
@@ -91,6 +91,11 @@ def download_lora(
         path.unlink()
         raise ClientError(f"The file arrived damaged: it does not have the hash {version['sha256']}.")
     typer.echo(str(path))
+
+
+def parse_loras(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """None when none is named: then the request does not speak of adapters."""
+    return [parse_lora(text) for text in texts] if texts else None
 
 
 def parse_lora(text: str) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""From a prompt to picture files: submit, follow, download, save. `generate` and the first picture share it."""
+"""From a prompt, or a picture to change, to picture files: submit, follow, download, save."""
 
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from serving.cli.client import Client, ClientError, Refused, Unreachable
+from serving.cli.client import Client, ClientError, Lost, Refused, Unreachable
 
 POLL_MIN_S, POLL_MAX_S = 0.1, 1.0
 LOST_S = 60.0  # how long a server that went away may take to come back while we follow a job
@@ -24,10 +25,14 @@ class JobFailed(ClientError):
 
 
 class StillRunning(ClientError):
-    """We stopped waiting; the job did not stop."""
+    """We stopped waiting; the job did not stop. Its id is None when we left before the server told it."""
 
-    def __init__(self, job_id: str, why: str) -> None:
-        super().__init__(f"{why} The job goes on; look at it with: darkroom jobs {job_id}")
+    def __init__(self, job_id: str | None, why: str) -> None:
+        if job_id is None:
+            rest = "If the order had arrived, its job goes on; find it with: darkroom jobs"
+        else:
+            rest = f"The job goes on; look at it with: darkroom jobs {job_id}, or call it off: darkroom cancel {job_id}"
+        super().__init__(f"{why} {rest}")
         self.job_id = job_id
 
 
@@ -48,13 +53,58 @@ class PictureOrder:
     scheduler: str | None = None
 
     def body(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in fields.items() if value is not None}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class EditOrder(PictureOrder):
+    """How to change a picture."""
+
+    strength: float | None = None
+
+    def form(self) -> dict[str, str]:
+        """The same as the text fields of a form, where what is no text goes as JSON."""
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.body().items()}
 
 
 def make_pictures(client: Client, order: PictureOrder, *, out: Path, timeout_s: float, watch: JobWatcher) -> list[Path]:
     """The whole way; `watch` sees the job whenever it was looked at. Raises ClientError, StillRunning on Ctrl-C."""
     accepted = client.post("/v1/generate/image", order.body())
+    return _collect(client, accepted, order, out=out, timeout_s=timeout_s, watch=watch)
+
+
+def edit_picture(
+    client: Client,
+    order: EditOrder,
+    files: Mapping[str, Path],
+    *,
+    out: Path,
+    timeout_s: float,
+    watch: JobWatcher,
+) -> list[Path]:
+    """The same from the files `image` and, if any, `mask`. The server answers when all is done."""
+    watch({"status": "waiting"})
+    try:
+        answer = client.upload("/v1/images/edits", files, order.form(), timeout_s=timeout_s)
+    except KeyboardInterrupt as interrupt:
+        raise StillRunning(None, "Stopped waiting.") from interrupt
+    except Lost as error:
+        raise StillRunning(None, str(error)) from error
+    # The answer has no hashes; the job has, and asking for it bears with a server that is away for a while.
+    made = {"id": answer["job_id"], "status": "running"}
+    return _collect(client, made, order, out=out, timeout_s=timeout_s, watch=watch)
+
+
+def _collect(
+    client: Client,
+    accepted: Mapping[str, Any],
+    order: PictureOrder,
+    *,
+    out: Path,
+    timeout_s: float,
+    watch: JobWatcher,
+) -> list[Path]:
     job_id = str(accepted["id"])
     try:
         job = follow(client, accepted, timeout_s=timeout_s, watch=watch)

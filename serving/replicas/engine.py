@@ -88,7 +88,9 @@ class Engine:
             return EngineFailure(error.code, str(error))
 
     def __del__(self) -> None:
-        self._engine.close()
+        """Ray calls it when the replica is stopped."""
+        if hasattr(self, "_engine"):  # not where loading failed
+            self._engine.close()
 
     def _log_end(self, job_id: str, message: GenerationResult | EngineFailure) -> None:
         if isinstance(message, GenerationResult):

@@ -47,6 +47,9 @@ class FakeDarkroom:
             return refusal(401, "Incorrect API key provided.", code="invalid_api_key")
         if (request.method, request.url.path) == ("POST", "/v1/generate/image"):
             return httpx.Response(202, json=self.job())
+        if (request.method, request.url.path) == ("POST", "/v1/images/edits"):
+            self.states = self.states[-1:]  # it answers when all is done
+            return httpx.Response(200, json={"job_id": "job_1", "data": [{"seed": seed} for seed in self.seeds]})
         if (request.method, request.url.path) == ("GET", "/v1/jobs/job_1"):
             if len(self.states) > 1:
                 self.states.pop(0)

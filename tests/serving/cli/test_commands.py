@@ -130,7 +130,25 @@ def test_one_job_is_shown_in_full(server: FakeDarkroom) -> None:
 
 def test_an_id_cannot_climb_to_another_route(server: FakeDarkroom) -> None:
     darkroom(server, "jobs", "../admin/keys")
-    assert server.seen[-1].url.raw_path == b"/v1/jobs/..%2Fadmin%2Fkeys"
+    darkroom(server, "cancel", "../admin/keys")
+    assert [request.url.raw_path for request in server.seen] == [
+        b"/v1/jobs/..%2Fadmin%2Fkeys",
+        b"/v1/jobs/..%2Fadmin%2Fkeys/cancel",
+    ]
+
+
+def test_cancel_prints_what_became_of_the_job(server: FakeDarkroom) -> None:
+    cancelled = server.job() | {"status": "cancelled"}
+    server.answers["POST", "/v1/jobs/job_1/cancel"] = lambda _: httpx.Response(200, json=cancelled)
+    result = darkroom(server, "cancel", "job_1")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "cancelled\n", "")
+
+
+def test_cancel_of_a_job_that_has_ended_shows_the_servers_words(server: FakeDarkroom) -> None:
+    words = "The job has ended: it is succeeded."
+    server.answers["POST", "/v1/jobs/job_1/cancel"] = lambda _: refusal(409, words, code="job_ended")
+    result = darkroom(server, "cancel", "job_1")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words + "\n")
 
 
 def test_a_new_key_is_alone_on_stdout(server: FakeDarkroom) -> None:

@@ -1,0 +1,78 @@
+"""The commands that make and cancel pictures, over a socket against the true routes; the engine and S3 are fakes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import pytest_asyncio
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from serving.cli import app as cli
+from tests.fakes import MemoryBlobs
+from tests.serving.api.conftest import mask_bytes, picture_bytes
+from tests.serving.house import House, on_a_port
+
+
+class Wires(httpx.HTTPTransport):
+    """The network, and at the blobs' address the blobs."""
+
+    def __init__(self, blobs: MemoryBlobs) -> None:
+        super().__init__()
+        self.blobs = blobs
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not str(request.url).startswith(self.blobs.endpoint):
+            return super().handle_request(request)
+        return httpx.Response(200, content=self.blobs.get(unquote(request.url.path).split("/", 2)[2]))
+
+
+@pytest_asyncio.fixture
+async def address(house: House) -> AsyncIterator[str]:
+    async with on_a_port(house.app) as url:
+        yield url
+
+
+async def darkroom(house: House, address: str, *args: str) -> Result:
+    key = house.alice.headers["Authorization"].removeprefix("Bearer ")
+    given = [*args, "--url", address, "--key", key]
+    return await asyncio.to_thread(CliRunner().invoke, cli.app, given, obj=Wires(house.blobs))
+
+
+async def test_an_edit_starts_from_the_file_and_saves_what_was_made(house: House, address: str, tmp_path: Path) -> None:
+    (tmp_path / "apple.png").write_bytes(picture_bytes(96, 64))
+    (tmp_path / "mask.png").write_bytes(mask_bytes(96, 64))
+    options = ("--mask", "mask.png", "--strength", "0.5", "--seed", "7", "--steps", "4", "--format", "webp", "-n", "2")
+    result = await darkroom(house, address, "edit", "apple.png", "a green apple", *options)
+    assert result.stdout.splitlines() == [f"pictures/a-green-apple-{seed}.webp" for seed in (7, 8)], result.stderr
+    with Image.open("pictures/a-green-apple-7.webp") as picture:
+        assert (picture.format, picture.size) == ("WEBP", (96, 64))
+    (job,) = await house.store.page("alice", status=None, kind=None, limit=2, after=None)
+    request = job.request
+    assert request.image is not None
+    assert house.blobs.get(request.image.key) == picture_bytes(96, 64)
+    assert request.mask is not None
+    assert (request.strength, request.num_inference_steps, request.num_images) == (0.5, 4, 2)
+
+
+async def test_a_generation_saves_the_same_as_the_house_made(house: House, address: str, tmp_path: Path) -> None:
+    result = await darkroom(house, address, "generate", "a red apple", "--seed", "7", "--size", "64x64")
+    assert result.stdout == "pictures/a-red-apple-7.png\n", result.stderr
+    (key,) = house.blobs.keys
+    assert (tmp_path / "pictures/a-red-apple-7.png").read_bytes() == house.blobs.get(key)
+
+
+async def test_a_running_job_is_cancelled_and_an_ended_one_is_not(house: House, address: str) -> None:
+    house.backend.gate.clear()
+    job = await house.insert()
+    await house.until(job, "running")
+    result = await darkroom(house, address, "cancel", job.id)
+    assert (result.exit_code, result.stdout) == (0, "cancelled\n")
+    house.backend.gate.set()
+    ended = await house.insert()
+    await house.until(ended, "succeeded")
+    refused = await darkroom(house, address, "cancel", ended.id)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "succeeded" in refused.stderr
