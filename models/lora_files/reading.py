@@ -5,35 +5,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from models.adapter_keys import ENDINGS, Role
 from models.errors import AdapterError
 from models.lora_files.names import Target, comparable, target_names
 from models.lora_files.weights import LoraLayer, LoraWeights
 from models.spec import Family
 
-Role = Literal["down", "up", "alpha"]
-# In this order: "x_lora.down.weight" ends as "x.lora.down.weight" does not.
-SUFFIXES: dict[str, Role] = {
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    "_lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".alpha": "alpha",
-}
+SUFFIXES: dict[str, Role] = dict(ENDINGS)
 OTHER_KINDS = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",

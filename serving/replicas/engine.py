@@ -13,7 +13,7 @@ from models.loader import load_model
 from models.spec import ModelSpec
 from pipelines.engine import Engine as PipelineEngine
 from pipelines.preparing import Sources
-from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, Progress, StoredFile
+from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, StoredFile
 from pipelines.ticket import EngineEvent
 from serving.backends.gpu import EngineFailure, EngineMessage
 from serving.replicas.meter import PrometheusMeter
@@ -62,7 +62,7 @@ class Engine:
         """Progress and previews now and then, and last a result or a failure. Closing it cancels the request."""
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[EngineMessage] = asyncio.Queue()
-        news = _News()
+        news = NewsGate()
 
         def listen(event: EngineEvent) -> None:
             if (message := news.worth_telling(event)) is not None:
@@ -99,20 +99,22 @@ class Engine:
             log.warning("request failed", job_id=job_id, code=message.code, reason=message.message)
 
 
-class _News:
-    """Which events of one request are worth a message: progress and small previews only so often."""
+class NewsGate:
+    """Which events of one request are worth a message: progress and each picture's small previews only now and then."""
 
     def __init__(self) -> None:
         # A request shorter than one period ends without news on the way.
-        self._next_at = dict.fromkeys((Progress, Preview), time.perf_counter() + NEWS_PERIOD_S)
+        self._began_at = time.perf_counter()
+        self._told_at: dict[int | None, float] = {}  # by picture; None: progress
 
     def worth_telling(self, event: EngineEvent) -> EngineMessage | None:
         if isinstance(event, GenerationError):
             return EngineFailure(event.code, str(event))
         if isinstance(event, GenerationResult) or (isinstance(event, Preview) and event.partial_index is not None):
             return event
+        slot = event.image_index if isinstance(event, Preview) else None
         now = time.perf_counter()
-        if now < self._next_at[type(event)]:
+        if now < self._told_at.get(slot, self._began_at) + NEWS_PERIOD_S:
             return None
-        self._next_at[type(event)] = now + NEWS_PERIOD_S
+        self._told_at[slot] = now
         return event
