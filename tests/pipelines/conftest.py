@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from models.spec import Family
+from pipelines.loop import StepLoop
 from pipelines.request import GenerationRequest
 from tests.pipelines.bench import MAKERS, Bench, make_bench
 from tests.pipelines.mixed import mixed_requests
@@ -18,6 +19,12 @@ class Promise:
 
     requests: dict[str, GenerationRequest]
     plain: dict[str, list[Pixels]]
+
+
+@pytest.fixture(autouse=True)
+def packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows as fit go together: times of models this small, on a busy machine, would decide by chance."""
+    monkeypatch.setattr(StepLoop, "_step_s", lambda _self, _width_px, _height_px, _num_rows: 0.001)
 
 
 @pytest.fixture(scope="session")
