@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from models.errors import AdapterError, BlobNotFound
+from models.errors import AdapterError, AdapterGone, BlobNotFound
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SUFFIX = ".safetensors"
@@ -37,7 +37,7 @@ class AdapterShelf:
     def fetch(self, key: str, sha256: str) -> Path:
         """The file with this hash, from the shelf or else from `key` in the store; open it soon.
 
-        AdapterError when the object is gone or is another one; BlobError when the store does not answer.
+        AdapterGone when the object is, AdapterError when it is another one; BlobError when the store does not answer.
         """
         if not SHA256.fullmatch(sha256):
             raise AdapterError(f"{sha256!r} is not a SHA-256 in lower-case hex.")
@@ -60,7 +60,7 @@ class AdapterShelf:
         try:
             data = self._blobs.get(key)
         except BlobNotFound as error:
-            raise AdapterError(f"The adapter's file is gone from the object store: {key}.") from error
+            raise AdapterGone(f"The adapter's file is gone from the object store: {key}.") from error
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise AdapterError(f"The adapter's file {key} has SHA-256 {found}, but should have {sha256}.")

@@ -44,7 +44,7 @@ class Sources:
     """Where the bytes come from that requests point at."""
 
     read: Callable[[StoredFile], bytes]
-    fetch: Callable[[StoredFile], Path]  # for adapters: a file on this machine's disk
+    fetch: Callable[[StoredFile], Path]  # for adapters: a file on this machine's disk, or AdapterGone
 
 
 class Ready:
@@ -161,7 +161,7 @@ class Preparer:
             raise AdapterError(f"The adapter {choice.name!r} was not looked up before it came here.")
         try:
             return self._bank.acquire(file.sha256, lambda: self._sources.fetch(file))
-        except BlobNotFound:
+        except AdapterGone:  # whose message names the object, which is nothing for callers
             raise AdapterGone(f"The adapter {choice.name!r} has been deleted.") from None
 
     def _enqueue(self, ready: Ready) -> None:

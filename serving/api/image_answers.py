@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastapi import Response
 
-from models.errors import AdapterError, BlobError, InputImageError
+from models.errors import AdapterError, AdapterGone, BlobError, InputImageError
 from pipelines.request import CONTENT_TYPES, Preview
 from serving.api.deps import Services
 from serving.api.schemas import ImageData, ImagesResponse, OpenAIImageBody
@@ -22,7 +22,7 @@ Noun = Literal["image_generation", "image_edit"]
 
 FORMATS = {content_type: name for name, content_type in CONTENT_TYPES.items()}
 # What only an engine can find wrong with what the caller sent, and in which field.
-CALLERS_FAULT = {AdapterError.code: "loras", InputImageError.code: "image"}
+CALLERS_FAULT = {AdapterError.code: "loras", AdapterGone.code: "loras", InputImageError.code: "image"}
 # Typed clients read `usage` in the last event; our models count no tokens.
 NO_TOKENS = {
     "total_tokens": 0,

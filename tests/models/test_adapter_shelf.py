@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.adapter_shelf import GRACE_S, STALE_PART_S, AdapterShelf
-from models.errors import AdapterError, BlobError, BlobNotFound
+from models.errors import AdapterError, AdapterGone, BlobError, BlobNotFound
 
 
 class Blobs:
@@ -66,6 +66,11 @@ def test_an_object_with_another_hash_is_refused_and_leaves_nothing_behind(tmp_pa
 
 def test_an_object_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="gone from the object store: tenants/t/loras/x"):
+        AdapterShelf(Blobs(), tmp_path, 1_000).fetch("tenants/t/loras/x", sha256(b""))
+
+
+def test_a_deleted_adapter_is_told_from_a_bad_one(tmp_path: Path) -> None:
+    with pytest.raises(AdapterGone):
         AdapterShelf(Blobs(), tmp_path, 1_000).fetch("tenants/t/loras/x", sha256(b""))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from configs.settings import EngineSettings, ModelSettings
-from models.errors import BlobNotFound
+from models.errors import AdapterGone, BlobNotFound
 from models.loader import LoadedModel, load_model
 from models.spec import Family
 from pipelines.engine import Engine
@@ -61,11 +61,14 @@ class Shelf:
     def fetch(self, file: StoredFile) -> Path:
         path = self.folder / file.sha256
         if not path.exists():
-            raise BlobNotFound(f"nothing at {file.key}")
+            raise AdapterGone(f"nothing at {file.key}")
         return path
 
     def read(self, file: StoredFile) -> bytes:
-        return self.fetch(file).read_bytes()
+        path = self.folder / file.sha256
+        if not path.exists():
+            raise BlobNotFound(f"nothing at {file.key}")
+        return path.read_bytes()
 
 
 @dataclass

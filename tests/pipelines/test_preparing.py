@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models.errors import BlobNotFound
+from models.errors import AdapterGone, BlobNotFound
 from models.lora import LoraBank
 from pipelines.encoding import PromptEncoder, PromptText
 from pipelines.families.base import Family
@@ -140,7 +140,7 @@ class Bench:
     @staticmethod
     def _fetch(file: StoredFile) -> Path:
         if file.sha256 == "gone":
-            raise BlobNotFound(file.key)
+            raise AdapterGone(file.key)
         return Path(file.sha256)
 
 
