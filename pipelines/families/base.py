@@ -134,6 +134,18 @@ class Family(ABC):
         recipe = get_scheduler(self.spec.family, name)
         return getattr(diffusers, recipe.class_name).from_config(own.config, **recipe.overrides)
 
+    def new_sample(self, order: Order, scheduler: Scheduler) -> Sample:
+        """A sample with a generator of its own and this scheduler, whose timesteps are set; its latents are to come."""
+        generator = torch.Generator("cpu").manual_seed(order.seed)
+        return Sample(
+            order=order,
+            latents=torch.empty(0),
+            scheduler=scheduler,
+            timesteps=scheduler.timesteps,
+            generator=generator,
+            step_arguments=_step_arguments(scheduler, generator),
+        )
+
     def sampler(self, name: str | None) -> str:
         """What A1111 calls the scheduler that this name stands for."""
         if name is not None:
@@ -235,7 +247,7 @@ class Family(ABC):
         return mean, spread, factor
 
 
-def step_arguments(scheduler: Scheduler, generator: torch.Generator) -> dict[str, Any]:
+def _step_arguments(scheduler: Scheduler, generator: torch.Generator) -> dict[str, Any]:
     """What this scheduler's step() takes beside the usual three; the pipelines find it out in the same way."""
     accepted = inspect.signature(scheduler.step).parameters
     offered: dict[str, Any] = {"eta": 0.0, "generator": generator}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.loader import LoadedModel
 from models.lora import LoraBank
-from pipelines.families.base import Family, step_arguments, timesteps_from
+from pipelines.families.base import Family, timesteps_from
 from pipelines.request import GenerationRequest
 from pipelines.sample import Inpaint, Order, Sample, Scheduler
 from pipelines.speed import Compiler
@@ -32,19 +32,11 @@ class FlowFamily(Family):
         )
 
     def start(self, order: Order) -> Sample:
-        generator = torch.Generator("cpu").manual_seed(order.seed)
         scheduler = self.scheduler(order.request.scheduler)
         self._set_timesteps(scheduler, order.request)
-        sample = Sample(
-            order=order,
-            latents=torch.empty(0),
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            generator=generator,
-            step_arguments=step_arguments(scheduler, generator),
-        )
+        sample = self.new_sample(order, scheduler)
         if order.image is None:
-            sample.latents = self.packed(self.noise(order, generator))
+            sample.latents = self.packed(self.noise(order, sample.generator))
             scheduler.set_begin_index(0)
         else:
             self._start_from_picture(sample)

@@ -8,7 +8,7 @@ from diffusers.image_processor import VaeImageProcessor
 
 from models.loader import LoadedModel
 from models.lora import LoraBank
-from pipelines.families.base import Family, step_arguments, timesteps_from
+from pipelines.families.base import Family, timesteps_from
 from pipelines.request import GenerationRequest
 from pipelines.sample import Inpaint, Order, Sample, Scheduler
 from pipelines.speed import Compiler
@@ -43,19 +43,11 @@ class UNetFamily(Family):
 
     def start(self, order: Order) -> Sample:
         request = order.request
-        generator = torch.Generator("cpu").manual_seed(order.seed)
         scheduler = self.scheduler(request.scheduler)
         scheduler.set_timesteps(request.num_inference_steps, device="cpu")
-        sample = Sample(
-            order=order,
-            latents=torch.empty(0),
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            generator=generator,
-            step_arguments=step_arguments(scheduler, generator),
-        )
+        sample = self.new_sample(order, scheduler)
         if order.image is None:
-            sample.latents = self.noise(order, generator) * scheduler.init_noise_sigma
+            sample.latents = self.noise(order, sample.generator) * scheduler.init_noise_sigma
         else:
             self._start_from_picture(sample)
         if (width := self.unet.config.time_cond_proj_dim) is not None:
