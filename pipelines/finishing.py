@@ -176,7 +176,10 @@ class Finisher:
 
         with self._side.work():
             failures = dict(run_apart(wanted, decode, on_split=self._on_split)) if wanted else {}
-        self._meter.decoded(len(pixels), time.perf_counter() - began_s)
+        decode_s = time.perf_counter() - began_s
+        self._meter.decoded(len(pixels), decode_s)
+        for piece in wanted:
+            piece.ready.ticket.charge(decode_s / len(wanted))
         for piece in pieces:
             if piece in pixels:
                 self._writers.submit(self._write, piece, pixels[piece])

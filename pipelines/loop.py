@@ -163,7 +163,11 @@ class StepLoop:
 
         def step(part: Sequence[Active]) -> None:
             nonlocal forward_s
-            outcome = self._family.step([active.sample for active in part])
+            began_s = time.perf_counter()
+            try:
+                outcome = self._family.step([active.sample for active in part])
+            finally:  # what failed has kept the device busy all the same
+                _charge(part, time.perf_counter() - began_s)
             forward_s += outcome.forward_s
             self._times.observe(*_size(part), self._family.denoiser.rows_run(_num_rows(part)), outcome.forward_s)
             for active in part:
@@ -216,6 +220,12 @@ class StepLoop:
         """A batch of so many pixels did not fit, which teaches how many do."""
         self._budget = replace(self._budget, max_px=min(self._budget.max_px, max(1, num_px // 2)))
         log.warning("batch did not fit into memory", num_px=num_px, max_px=self._budget.max_px)
+
+
+def _charge(batch: Sequence[Active], device_s: float) -> None:
+    """Each sample's share of a step is its share of the rows, which are all of one size."""
+    for active in batch:
+        active.ready.ticket.charge(device_s * active.sample.num_rows / _num_rows(batch))
 
 
 def _size(batch: Sequence[Active]) -> tuple[int, int]:

@@ -208,8 +208,12 @@ class Preparer:
         def encode(some: Sequence[Ready]) -> None:
             embeddings.update(self._encode(some))
 
+        began_s, requests = time.perf_counter(), list(dict.fromkeys(starting))
         with self._side.work():
-            failures = run_apart(list(dict.fromkeys(starting)), encode, on_split=self._on_split)
+            failures = run_apart(requests, encode, on_split=self._on_split)
+        encode_s = time.perf_counter() - began_s
+        for ready in requests:
+            ready.ticket.charge(encode_s / len(requests))
         for ready, error in failures:
             ready.ticket.fail(generation_error(error))
         for position, ready in enumerate(starting):
@@ -232,6 +236,7 @@ class Preparer:
 
     def _start_one(self, ready: Ready, index: int, prompt: TextEmbedding, negative: TextEmbedding | None) -> None:
         order = Order(ready.ticket.request, index, prompt, negative, ready.loras, ready.image, ready.mask)
+        began_s = time.perf_counter()
         try:
             with self._side.work():
                 sample = self._family.start(order)
@@ -239,6 +244,7 @@ class Preparer:
             ready.ticket.fail(generation_error(error))
             self.let_go(ready)
             return
+        ready.ticket.charge(time.perf_counter() - began_s)
         ready.ticket.start(sample.num_steps)
         self._deliver(sample, ready)
 

@@ -64,6 +64,7 @@ class Progress:
 
     step: int
     steps: int
+    device_s: float = 0.0  # so far, as in GenerationResult
 
     @property
     def percent(self) -> int:
@@ -100,6 +101,7 @@ class GenerationResult:
     images: tuple[GeneratedImage, ...]
     engine_s: float  # from the engine taking the request up to the last encoded picture, waiting excluded
     waited_s: float  # in the engine's own queue
+    device_s: float  # its share of the device's time: in what it shared with others, as much as it took of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Ticket:
         self._steps_done = [0] * request.num_images
         self._steps_of_image = request.num_inference_steps
         self._started_s: float | None = None
+        self._device_s = 0.0
         self._is_over = False
 
     @property
@@ -37,16 +38,27 @@ class Ticket:
         """True once its final event was told: whatever is still in the making for it can be dropped."""
         return self._is_over
 
+    @property
+    def device_s(self) -> float:
+        """What it has used of the device; work that was under way when it ended still counts."""
+        return self._device_s
+
     def start(self, num_steps: int) -> None:
         """One of its pictures was started and will take so many steps."""
         with self._lock:
             self._steps_of_image = num_steps
             self._started_s = self._started_s or time.perf_counter()
 
+    def charge(self, device_s: float) -> None:
+        """The device has worked for it so long."""
+        with self._lock:
+            self._device_s += device_s
+
     def step(self, image_index: int, steps_done: int) -> None:
         with self._lock:
             self._steps_done[image_index] = steps_done
-            self._tell(Progress(sum(self._steps_done), self._steps_of_image * self.request.num_images))
+            steps = self._steps_of_image * self.request.num_images
+            self._tell(Progress(sum(self._steps_done), steps, self._device_s))
 
     def show(self, preview: Preview) -> None:
         with self._lock:
@@ -60,7 +72,8 @@ class Ticket:
                 return
             began_s, ended_s = self._started_s or self.came_s, time.perf_counter()
             images = tuple(self._images[index] for index in sorted(self._images))
-            self._end(GenerationResult(images, engine_s=ended_s - began_s, waited_s=began_s - self.came_s))
+            engine_s, waited_s = ended_s - began_s, began_s - self.came_s
+            self._end(GenerationResult(images, engine_s, waited_s, self._device_s))
 
     def fail(self, error: GenerationError) -> bool:
         """Ends the request with `error`; False when it had ended before."""

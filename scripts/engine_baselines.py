@@ -125,7 +125,8 @@ class PlainDiffusers:
                 continue
             engine_s = time.perf_counter() - began_s
             for waiting, data in zip(batch, files, strict=True):
-                waiting.listen(_result(waiting.request, data, engine_s, began_s - waiting.came_s))
+                waited_s, device_s = began_s - waiting.came_s, engine_s / len(batch)
+                waiting.listen(_result(waiting.request, data, engine_s, waited_s, device_s))
 
     def _next(self) -> list[_Waiting]:
         """Empty: closed."""
@@ -192,7 +193,9 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _result(request: GenerationRequest, data: bytes, engine_s: float, waited_s: float) -> GenerationResult:
+def _result(
+    request: GenerationRequest, data: bytes, engine_s: float, waited_s: float, device_s: float
+) -> GenerationResult:
     digest = hashlib.sha256(data).hexdigest()
     image = GeneratedImage(data, "image/png", request.width_px, request.height_px, request.seed, digest)
-    return GenerationResult((image,), engine_s, waited_s)
+    return GenerationResult((image,), engine_s, waited_s, device_s)

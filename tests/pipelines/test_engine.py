@@ -1,6 +1,7 @@
 """What an engine does for its callers: pictures with provenance, progress and previews, and failures with names."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -202,8 +203,10 @@ def test_small_previews_come_on_the_way_and_none_when_they_are_switched_off(sd: 
 def test_progress_counts_what_is_really_run(sd: Bench) -> None:
     seen: list[Progress] = []
     request = sd.request(num_inference_steps=10, image=sd.picture(), strength=0.5)
-    sd.engine.generate(request, on_progress=seen.append)
-    assert seen == [Progress(step, 5) for step in range(1, 6)]
+    result = sd.engine.generate(request, on_progress=seen.append)
+    assert [(progress.step, progress.steps) for progress in seen] == [(step, 5) for step in range(1, 6)]
+    used = [0.0, *(progress.device_s for progress in seen), result.device_s]
+    assert all(before < after for before, after in itertools.pairwise(used)), "decoding uses the device too"
 
 
 def test_an_engine_in_hand_of_nothing_says_so(sd: Bench) -> None:

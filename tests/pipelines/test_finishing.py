@@ -117,6 +117,19 @@ def test_finished_pictures_of_one_size_are_decoded_together_within_the_budget(be
     assert bench.finisher.num_waiting == 0
 
 
+def test_pictures_decoded_together_are_charged_the_same(bench: Bench) -> None:
+    given = [bench.sample() for _ in range(4)]
+    for sample, ready, _ in given:
+        bench.finish(sample, ready)
+    given[0][1].ticket.cancel()
+    bench.finisher.open()
+    wait_until(lambda: len(bench.let_go) == 4, "all are written")
+    nothing, *charged = [ready.ticket.device_s for _, ready, _ in given]
+    assert nothing == 0.0, "it was not decoded"
+    assert len(set(charged)) == 1
+    assert charged[0] > 0
+
+
 def test_a_preview_of_a_sample_that_has_finished_meanwhile_is_not_its_picture(bench: Bench) -> None:
     sample, ready, events = bench.sample()
     sample.step = 1

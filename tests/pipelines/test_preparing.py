@@ -13,6 +13,7 @@ import torch
 
 from models.errors import AdapterGone, BlobNotFound
 from models.lora import LoraBank
+from pipelines import preparing as preparing_module
 from pipelines.encoding import PromptEncoder, PromptText
 from pipelines.families.base import Family
 from pipelines.meter import EngineMeter
@@ -192,6 +193,19 @@ def test_texts_of_requests_that_wait_together_are_encoded_together(make: Callabl
     assert bench.encoder.passes == [["a", "b", "c", "x", None]]
     negatives = {sample.order.request.prompt: sample.order.negative for sample, _ in bench.delivered}
     assert negatives == {"a": TEXT, "b": None, "c": TEXT}
+
+
+def test_who_is_encoded_together_is_charged_the_same_for_it(
+    make: Callable[[int], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(10)
+    monkeypatch.setattr(
+        preparing_module, "time", SimpleNamespace(perf_counter=lambda: float(len(bench.encoder.passes)))
+    )
+    given = [bench.put(prompt=prompt, num_images=2) for prompt in "ab"]
+    bench.preparer.open()
+    bench.wait_for(4)
+    assert [it.ticket.device_s for it in given] == [0.5, 0.5], "one pass, by this clock a second"
 
 
 @pytest.mark.parametrize("prompt", ["cannot encode", "cannot start"])

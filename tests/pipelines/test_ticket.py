@@ -63,6 +63,28 @@ def test_progress_knows_how_many_steps_are_really_run(ticket: Ticket, events: li
     assert events == [Progress(1, 4)]
 
 
+def test_what_it_used_of_the_device_is_told_on_the_way_and_at_the_end(
+    ticket: Ticket, events: list[EngineEvent]
+) -> None:
+    ticket.start(4)
+    ticket.charge(0.25)
+    ticket.step(0, 1)
+    ticket.charge(0.5)
+    ticket.keep(0, image(5))
+    ticket.keep(1, image(6))
+    progress, result = events
+    assert progress == Progress(1, 8, device_s=0.25)
+    assert isinstance(result, GenerationResult)
+    assert result.device_s == 0.75
+
+
+def test_a_cancelled_one_keeps_what_it_used_even_in_the_step_that_was_under_way(ticket: Ticket) -> None:
+    ticket.charge(0.25)
+    ticket.cancel()
+    ticket.charge(0.5)
+    assert ticket.device_s == 0.75
+
+
 def test_nothing_is_told_after_the_end(ticket: Ticket, events: list[EngineEvent]) -> None:
     error = GenerationError("no")
     assert ticket.fail(error)
