@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,28 +41,35 @@ class ApiSettings(Frozen):
     max_image_bytes: int = Field(10_000_000, gt=0, description="Of one picture or mask to start from.")
     max_image_px: int = Field(4_096, gt=0, description="Of either side of a picture to start from.")
     max_wait_s: int = Field(60, gt=0, description="The largest N of `Prefer: wait=N`.")
+    idempotency_keep_s: float = Field(86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(512, ge=1)
     public_url: str | None = Field(None, description="Address clients use, where it differs from host and port.")
 
 
 class JobSettings(Frozen):
-    lease_s: float = Field(30.0, gt=0, description="A claim not renewed for this long may be taken over.")
-    heartbeat_s: float = Field(10.0, gt=0)
-    poll_s: float = Field(2.0, gt=0, description="How often a Router looks for jobs nobody drives.")
+    lease_s: float = Field(15.0, gt=0, description="A claim not renewed for this long is taken from its owner.")
+    heartbeat_s: float = Field(5.0, gt=0)
+    poll_s: float = Field(1.0, gt=0, description="How often a Router looks for jobs nobody drives.")
+    max_attempts: int = Field(5, ge=1, description="Tries of a job that fails in a way which may pass.")
     max_lost_workers: int = Field(3, ge=1, description="A job whose worker was lost this often is given up.")
-    max_age_s: float = Field(86_400.0, gt=0, description="A job not finished this long after it came is given up.")
-    retry_base_s: float = Field(1.0, gt=0, description="Wait before a job runs again; doubles with every attempt.")
-    retry_cap_s: float = Field(30.0, gt=0)
-    max_queued: int = Field(1_000, ge=1, description="Over all tenants; beyond it 429 with Retry-After.")
-    max_queued_per_tenant: int = Field(200, ge=1)
+    max_age_s: float = Field(86_400.0, gt=0, description="The default and the largest expires_in_s.")
+    retry_base_s: float = Field(2.0, gt=0, description="Wait before the second try; doubles with every further one.")
+    retry_cap_s: float = Field(60.0, gt=0)
+    max_queued: int = Field(100_000, ge=1, description="Over all tenants; beyond it 429 with Retry-After.")
+    max_queued_per_tenant: int = Field(10_000, ge=1)
+    share_half_life_s: float = Field(300.0, gt=0, description="After so long half of what a tenant used is forgotten.")
     run_deadline_s: float = Field(1_800.0, gt=0, description="A job that runs longer fails with code deadline.")
     progress_write_s: float = Field(0.5, gt=0, description="At most one progress write a job in this time.")
+    drain_s: float = Field(20.0, ge=0, description="What runs when the server stops may finish within this time.")
+    sweep_after_s: float = Field(300.0, gt=0, description="Leftovers of lost attempts go this long after a job's end.")
+    temp_keep_s: float = Field(86_400.0, gt=0, description="How long after its end a job's input files are kept.")
+    keep_s: float = Field(2_592_000.0, gt=0, description="Ended jobs and their results are deleted after this.")
 
 
 class RouterSettings(Frozen):
     num_replicas: int = Field(1, ge=1)
-    max_driven_per_model: int = Field(64, ge=1, description="Jobs of one model that a Router keeps in its engine.")
+    max_driven_per_model: int = Field(64, ge=1, description="Pictures of one model in the making, over all Routers.")
 
 
 class MongoSettings(Frozen):
@@ -81,6 +89,38 @@ class S3Settings(Frozen):
     region: str = "us-east-1"
     url_expiry_s: int = Field(3_600, gt=0, le=604_800)
     timeout_s: float = Field(20.0, gt=0)
+
+
+class OutboundSettings(Frozen):
+    """Calls to URLs that clients name."""
+
+    allow: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Ranges that clients may send the server to though they are not public, such as 10.1.0.0/16."
+    )
+    lookup_timeout_s: float = Field(5.0, gt=0, description="For looking up a name while a client waits.")
+
+
+class WebhookSettings(Frozen):
+    max_endpoints: int = Field(20, ge=1, description="Of one tenant.")
+    timeout_s: float = Field(10.0, gt=0, description="For one whole attempt.")
+    max_response_bytes: int = Field(65_536, gt=0, description="Read of an answer at most.")
+    # Standard Webhooks' own schedule, 75 h 35 min in all.
+    retry_waits_s: tuple[float, ...] = Field(
+        (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        min_length=1,
+        description="Wait before each attempt; after the last one the delivery has failed.",
+    )
+    jitter: float = Field(0.1, ge=0, lt=1, description="Each wait is this part longer or shorter, at random.")
+    slow_wait_s: float = Field(5.0, gt=0, description="Pause of an endpoint that is overloaded; doubles each time.")
+    slow_cap_s: float = Field(300.0, gt=0, description="Longest such pause that the endpoint did not ask for.")
+    max_retry_after_s: float = Field(86_400.0, gt=0, description="Longest pause that an endpoint may ask for.")
+    max_endpoints_at_once: int = Field(64, ge=1, description="Endpoints that one Router sends to at once.")
+    max_in_flight_per_endpoint: int = Field(4, ge=1)
+    lease_s: float = Field(60.0, gt=0, description="An endpoint's queue not renewed for this long is taken over.")
+    poll_s: float = Field(0.5, gt=0, description="How often a Router looks for news and for due deliveries.")
+    progress_every_s: float = Field(2.0, gt=0, description="At most one job.progress of a job in this time.")
+    rotation_s: float = Field(86_400.0, ge=0, description="How long a replaced secret still signs, beside the new one.")
+    keep_s: float = Field(2_592_000.0, gt=0, description="Deliveries that came to their end are deleted after this.")
 
 
 class RaySettings(Frozen):
@@ -136,6 +176,8 @@ class Settings(Frozen):
     router: RouterSettings = RouterSettings()
     mongo: MongoSettings = MongoSettings()
     s3: S3Settings = S3Settings()
+    outbound: OutboundSettings = OutboundSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     ray: RaySettings = RaySettings()
     models: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
@@ -144,6 +186,8 @@ class Settings(Frozen):
     def _check_together(self) -> "Settings":
         if self.jobs.heartbeat_s * 2 > self.jobs.lease_s:
             raise ValueError("jobs.heartbeat_s must be at most half of jobs.lease_s, or one late beat loses the job")
+        if self.webhooks.timeout_s * 2 > self.webhooks.lease_s:
+            raise ValueError("webhooks.timeout_s must be at most half of webhooks.lease_s, or events are sent twice")
         if self.s3.endpoint and not (self.s3.access_key and self.s3.secret_key):
             raise ValueError("s3.endpoint is set, so s3.access_key and s3.secret_key must be set too")
         if self.models.default_image and self.models.default_image not in self.models.enabled:

@@ -22,10 +22,14 @@ MAX_KEY_CHARS = 1_000  # S3 allows 1,024 bytes; our alphabet is ASCII
 MAX_EXPIRY_S = 604_800  # Signature V4 allows seven days
 DELETE_BATCH = 1_000  # most keys one DeleteObjects call takes
 CONNECT_TIMEOUT_S = 5.0
+# A second line: the server removes what jobs started from a day after they end, and they may wait and be tried again.
+TEMP_RULE = {"ID": "darkroom-temp", "Status": "Enabled", "Filter": {"Prefix": "temp/"}, "Expiration": {"Days": 3}}
 _SEGMENT = re.compile(r"[A-Za-z0-9!_.=@+,()\-]+")
 
 # What the server's error codes mean to us; every code that is not here is told as it came.
 _NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
+# Stores without lifecycle rules (rclone takes the request for another bucket), and keys that may not set any.
+_NO_RULES = {"NotImplemented", "MethodNotAllowed", "BucketAlreadyExists", "AccessDenied"}
 _ADVICE = {
     "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": "the credentials may not do this",
@@ -155,9 +159,9 @@ class BlobStore:
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Objects under a folder (`prefix` ends in '/'), in key order, fetched page by page."""
-        _check_prefix(prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=check_prefix(prefix))
         with self._errors_of("list", prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for page in pages:
                 for item in page.get("Contents", ()):
                     modified_s = item["LastModified"].timestamp()
                     yield BlobInfo(item["Key"], item["Size"], item["ETag"].strip('"'), modified_s)
@@ -170,9 +174,13 @@ class BlobStore:
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete everything under a folder; returns how many objects went."""
+        return self.delete_many(blob.key for blob in self.list(prefix))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete all of these, a thousand at a time; returns how many they were."""
         num_deleted = 0
-        for batch in _batches(blob.key for blob in self.list(prefix)):
-            with self._errors_of("delete", prefix):
+        for batch in _batches(map(check_key, keys)):
+            with self._errors_of("delete", batch[0]):
                 reply = self._client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
                 )
@@ -196,7 +204,7 @@ class BlobStore:
         )
 
     def ensure_bucket(self) -> None:
-        """Create the bucket unless it is there; safe when several processes start at once."""
+        """Create the bucket unless it is there, and let `temp/` expire; safe when several processes start at once."""
         with self._errors_of("create bucket", self.bucket):
             try:
                 self._client.head_bucket(Bucket=self.bucket)
@@ -204,6 +212,7 @@ class BlobStore:
                 if _code(error) not in _NOT_FOUND | {"NoSuchBucket"}:
                     raise
                 self._create_bucket()
+            self._let_temp_expire()
 
     def check(self) -> None:
         """For readiness: raises BlobError unless the bucket answers now."""
@@ -215,6 +224,22 @@ class BlobStore:
             self._client.create_bucket(Bucket=self.bucket)
         except ClientError as error:
             if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
+
+    def _let_temp_expire(self) -> None:
+        """Adds our rule to those that the bucket's owner has set, where the store knows rules."""
+        try:
+            try:
+                rules = self._client.get_bucket_lifecycle_configuration(Bucket=self.bucket).get("Rules", [])
+            except ClientError as error:
+                if _code(error) != "NoSuchLifecycleConfiguration":
+                    raise
+                rules = []
+            if TEMP_RULE["ID"] not in {rule.get("ID") for rule in rules}:
+                wanted = {"Rules": [*rules, TEMP_RULE]}
+                self._client.put_bucket_lifecycle_configuration(Bucket=self.bucket, LifecycleConfiguration=wanted)
+        except ClientError as error:
+            if _code(error) not in _NO_RULES:
                 raise
 
     def _presign(self, operation: str, params: dict[str, Any], expiry_s: int) -> str:
@@ -249,11 +274,13 @@ def check_key(key: str) -> str:
     return key
 
 
-def _check_prefix(prefix: str) -> None:
+def check_prefix(prefix: str) -> str:
+    """`prefix` itself, or ValueError unless it is a folder."""
     # Without the closing slash "tenants/a" would also reach "tenants/ab/…".
     if not prefix.endswith("/"):
         raise ValueError(f"a prefix must end in '/': {prefix!r}")
     check_key(prefix[:-1])
+    return prefix
 
 
 def _code(error: ClientError) -> str:

@@ -20,6 +20,9 @@ from models.blobs import BlobStore
 from models.catalog import get_model, load_catalog
 from models.spec import ModelSpec
 from serving.api.deps import OPERATOR_TENANT
+from serving.draining import Board, new_generation
+from serving.embedded.probes import APP_NAME
+from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo
 from serving.replicas.api import Api
 from serving.replicas.engine import Engine
@@ -30,12 +33,15 @@ from serving.tenancy.tenants import Tenants
 
 log = get_logger("main")
 
-APP_NAME = "darkroom"
 # Bookkeeping shares of a node, small for processes that mostly wait.
 LIGHT_CPUS = 0.1
 ENGINE_MAX_ONGOING = 1_024  # the engine packs what comes and bounds itself
 ROUTER_MAX_ONGOING = 10_000
+# A replica that was killed is noticed at its next check: at most so late, instead of 10 s.
+HEALTH_PERIOD_S = 1.0
 GRACE_S = 5.0
+# How often a replica that is told to stop looks whether its last call has ended; every stop takes at least this long.
+STOP_LOOK_S = 0.2
 
 
 def served_models(settings: Settings) -> dict[str, ModelSpec]:
@@ -46,14 +52,24 @@ def served_models(settings: Settings) -> dict[str, ModelSpec]:
 
 
 def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: float) -> serve.Application:
-    """Api over Router over one Engine per model. `num_gpus` is what the cluster has."""
+    """Api over Router over one Engine per model. `num_gpus` is what the cluster has.
+
+    Every call makes a new version: where one runs already, Serve replaces its replicas one after the other.
+    """
+    watched: dict[str, Any] = {
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "graceful_shutdown_wait_loop_s": STOP_LOOK_S,
+    }
     engines = {
         spec.id: serve.deployment(
             Engine,
             name=f"Engine:{spec.id}",
             max_ongoing_requests=ENGINE_MAX_ONGOING,
             max_queued_requests=ENGINE_MAX_ONGOING,
-            graceful_shutdown_timeout_s=GRACE_S,
+            # Its device has no room for two: the new engine starts when the old one has gone, and jobs wait meanwhile.
+            max_surge_percent=0,
+            graceful_shutdown_timeout_s=settings.jobs.drain_s,
+            **watched,
             ray_actor_options=_actor_options(settings, spec=spec, num_gpus=num_gpus),
         ).bind(settings, spec)
         for spec in models.values()
@@ -64,15 +80,20 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         num_replicas=settings.router.num_replicas,
         max_ongoing_requests=ROUTER_MAX_ONGOING,
         max_queued_requests=ROUTER_MAX_ONGOING,
-        graceful_shutdown_timeout_s=GRACE_S,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.jobs.drain_s + GRACE_S,
+        **watched,
         ray_actor_options=_actor_options(settings),
-    ).bind(settings, engines)
+    ).bind(settings, engines, new_generation())
     return serve.deployment(
         Api,
         name="Api",
         num_replicas=settings.api.num_replicas,
         max_ongoing_requests=settings.api.max_ongoing_requests,
-        graceful_shutdown_timeout_s=GRACE_S,
+        # The new replica takes new calls; the old one stays for those who wait at it.
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.api.sync_deadline_s + GRACE_S,
+        **watched,
         ray_actor_options=_actor_options(settings),
     ).bind(settings, dict(models), router)
 
@@ -88,10 +109,13 @@ def _actor_options(settings: Settings, *, spec: ModelSpec | None = None, num_gpu
 
 
 async def prepare_storage(settings: Settings) -> None:
-    """Indexes, bucket, the operator's tenant and its first admin key. Idempotent."""
+    """Indexes, jobs of older versions, bucket, the operator's tenant and its first admin key. Idempotent."""
     mongo = Mongo(settings.mongo)
     try:
         await mongo.make_indexes()
+        if num_adopted := await JobUpkeep(mongo, settings.jobs).adopt():
+            log.info("jobs of an older version brought into line", jobs=num_adopted)
+        await Board(mongo, settings.jobs).end_drain()
         await asyncio.to_thread(BlobStore.from_settings(settings.s3).ensure_bucket)
         await Tenants(mongo).ensure(OPERATOR_TENANT)
         if settings.admin_key is not None:

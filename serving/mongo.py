@@ -15,6 +15,7 @@ from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from configs.settings import MongoSettings
 from serving.errors import Conflict, Unavailable
@@ -22,16 +23,34 @@ from serving.errors import Conflict, Unavailable
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 Sort = Sequence[tuple[str, int]]  # 1 ascending, -1 descending
-CollectionName = Literal["jobs", "tenants", "api_keys", "adapters", "adapter_names"]
+CollectionName = Literal[
+    "jobs",
+    "tenants",
+    "api_keys",
+    "adapters",
+    "adapter_names",
+    "idempotency_keys",
+    "shares",
+    "paces",
+    "server",
+    "chores",
+    "webhook_endpoints",
+    "webhook_deliveries",
+    "webhook_lines",
+]
 # Why a query may look past one tenant. A new reason is a decision: add it here, and to the test that lists them.
-Reason = Literal["authenticate", "drive_jobs", "count_queue", "operate_server"]
+Reason = Literal["authenticate", "drive_jobs", "count_queue", "share_queue", "deliver_webhooks", "operate_server"]
 
+# One field each: the embedded server uses an index for a range of its first field and for nothing else, so every query
+# that must not grow with the collection is a range of one field (docs/decisions.md).
 INDEXES: dict[CollectionName, tuple[Sort, ...]] = {
     "jobs": (
-        (("tenant", ASCENDING), ("created_at", DESCENDING)),
-        (("tenant", ASCENDING), ("status", ASCENDING), ("created_at", DESCENDING)),
-        (("status", ASCENDING), ("priority_rank", ASCENDING), ("created_at", ASCENDING)),
-        (("status", ASCENDING), ("lease_until", ASCENDING)),
+        (("line", ASCENDING),),
+        (("waits_of", ASCENDING),),
+        (("wake_at", ASCENDING),),
+        (("tidy_at", ASCENDING),),
+        (("owed_at", ASCENDING),),
+        (("tenant_at", ASCENDING),),
     ),
     "tenants": (),
     "api_keys": ((("tenant", ASCENDING), ("created_at", DESCENDING)),),
@@ -40,7 +59,30 @@ INDEXES: dict[CollectionName, tuple[Sort, ...]] = {
         (("tenant", ASCENDING), ("state", ASCENDING), ("created_at", DESCENDING)),
     ),
     "adapter_names": (),
+    "shares": (),
+    "paces": ((("at", ASCENDING),),),
+    "idempotency_keys": ((("created_at", ASCENDING),),),
+    "server": (),
+    "chores": (),
+    "webhook_endpoints": ((("place", ASCENDING),),),
+    "webhook_deliveries": (
+        (("pending_key", ASCENDING),),
+        (("list_key", ASCENDING),),
+        (("job_key", ASCENDING),),
+        (("delete_at", ASCENDING),),
+    ),
+    "webhook_lines": ((("due_at", ASCENDING),),),
 }
+
+
+def under(prefix: str) -> dict[str, str]:
+    """The condition that a string begins with `prefix`, as a range; `prefix` ends in a character below U+10FFFF."""
+    return {"$gte": prefix, "$lt": past(prefix)}
+
+
+def past(prefix: str) -> str:
+    """The first string after all that begin with `prefix`."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 class Collection:
@@ -64,9 +106,14 @@ class Collection:
         with _talking():
             return await self._collection.find_one(self._scoped(query))
 
-    async def find(self, query: Filter, *, sort: Sort, limit: int) -> list[Document]:
+    async def find(
+        self, query: Filter, *, sort: Sort, limit: int, fields: Sequence[str] | None = None
+    ) -> list[Document]:
+        """Whole documents, or only their `_id` and the named fields."""
+        wanted = None if fields is None else list(fields)
         with _talking():
-            return await self._collection.find(self._scoped(query)).sort(list(sort)).limit(limit).to_list(limit)
+            found = self._collection.find(self._scoped(query), wanted)
+            return await found.sort(list(sort)).limit(limit).to_list(limit)
 
     async def update_one(self, query: Filter, update: Filter) -> bool:
         """True when a document matched."""
@@ -156,8 +203,29 @@ class Mongo:
         with _talking():
             await self._client.admin.command("ping")
 
+    async def explain(self, command: Document) -> Document:
+        """How the database would go about a command; it reads and changes nothing. The embedded server cannot say."""
+        with _talking():
+            return await self._database.command({"explain": command, "verbosity": "queryPlanner"})
+
     async def close(self) -> None:
         await self._client.close()
+
+
+class CommandLog(CommandListener):
+    """Every command as it goes over the wire, for those who want to see how the database takes it."""
+
+    def __init__(self) -> None:
+        self.sent: list[Document] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """What was sent is all that is kept."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """What was sent is all that is kept."""
 
 
 @contextmanager

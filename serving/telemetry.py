@@ -75,6 +75,9 @@ ENGINE_ADAPTER_BYTES = Gauge(
 ENGINE_SPLITS = Counter("darkroom_engine_batch_splits_total", "Batches tried again in halves.", ["model", "reason"])
 IMAGES_MADE = Counter("darkroom_images_total", "Pictures made.", ["model"])
 KEEP_SECONDS = Histogram("darkroom_keep_seconds", "Storing the results of a job in S3.", buckets=LATENCY_BUCKETS_S)
+WEBHOOK_ATTEMPTS = Counter("darkroom_webhook_attempts_total", "Events sent, by what came of it.", ["outcome"])
+WEBHOOK_SECONDS = Histogram("darkroom_webhook_seconds", "Sending an event once.", buckets=LATENCY_BUCKETS_S)
+WEBHOOK_DELIVERIES = Counter("darkroom_webhook_deliveries_total", "Deliveries that came to an end.", ["status"])
 AUTH_FAILURES = Counter("darkroom_auth_failures_total", "Requests refused for want of a valid key.")
 
 

@@ -1,6 +1,7 @@
-"""What every room's tests may ask for: the MongoDB that DARKROOM_MONGO_URL names, else an embedded one."""
+"""What every room's tests may ask for: the MongoDB that DARKROOM_MONGO_URL names, else an embedded one, and an S3."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,9 @@ from urllib.parse import quote
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+
+from models.blobs import BlobStore
+from tests.s3 import S3Server, running_s3
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
@@ -39,6 +43,20 @@ def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One server for the whole session; tests keep apart by prefixes of keys."""
+    folder = tmp_path_factory.mktemp("s3")
+    with running_s3(folder) as server:
+        yield server
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def blobs(s3_server: S3Server) -> BlobStore:
+    return s3_server.store()
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from PIL import Image
 
-from models.blobs import BlobInfo, check_key
+from models.blobs import BlobInfo, check_key, check_prefix
 from models.errors import AdapterError, BlobError, BlobNotFound
 from pipelines.media import Provenance, encode_image
 from pipelines.request import (
@@ -29,9 +29,10 @@ from pipelines.request import (
 from serving.backends.base import OnProgress
 from serving.backends.gpu import EngineFailure, EngineMessage
 from serving.errors import AppError, Unavailable
-from serving.jobs.dispatcher import Dispatcher, Place
+from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.feed import News, for_at_most
 from serving.jobs.job import Job
+from serving.jobs.lane import Place
 
 FAKE_WEIGHTS_SHA256 = hashlib.sha256(b"fake weights").hexdigest()
 
@@ -52,6 +53,7 @@ class FakeBackend:
         self.gate.set()
         self.ready = True
         self.step_s = 0.0
+        self.step_device_s = 0.0  # what it says that a step has used of the device
         self.adapter_refusal: str | None = None  # set: every adapter is refused with this message
         self.checked: list[StoredFile] = []
 
@@ -66,12 +68,13 @@ class FakeBackend:
             steps = request.num_inference_steps * request.num_images
             for step in range(1, steps + 1):
                 await asyncio.sleep(self.step_s)
-                await on_progress(Progress(step, steps))
+                await on_progress(Progress(step, steps, device_s=step * self.step_device_s))
                 for preview in previews(request, step):
                     await on_progress(preview)
             await self.gate.wait()
             images = tuple(picture(request, index) for index in range(request.num_images))
-            return GenerationResult(images, engine_s=time.perf_counter() - started, waited_s=0.0)
+            engine_s, device_s = time.perf_counter() - started, steps * self.step_device_s
+            return GenerationResult(images, engine_s=engine_s, waited_s=0.0, device_s=device_s)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
@@ -190,7 +193,7 @@ class MemoryBlobs:
         return key in self._objects
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        self._reach(prefix)
+        self._reach(check_prefix(prefix))
         yield from (self._objects[key].info for key in self.keys if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
@@ -198,7 +201,10 @@ class MemoryBlobs:
         self._objects.pop(key, None)
 
     def delete_prefix(self, prefix: str) -> int:
-        doomed = [info.key for info in self.list(prefix)]
+        return self.delete_many([info.key for info in self.list(prefix)])
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        doomed = list(keys)
         for key in doomed:
             self.delete(key)
         return len(doomed)
@@ -250,7 +256,7 @@ class LocalRouterLink:
         if self.is_lost:
             return None
         try:
-            return await asyncio.wait_for(self._dispatcher.drive(Place.of(job), job.model_id), timeout_s)
+            return await asyncio.wait_for(self._dispatcher.drive(Place.of(job)), timeout_s)
         except (TimeoutError, AppError):
             return None
 
@@ -258,7 +264,7 @@ class LocalRouterLink:
         self.followed.append(job.id)
         if self.is_lost:
             return
-        told = for_at_most(timeout_s, self._dispatcher.follow(Place.of(job), job.model_id))
+        told = for_at_most(timeout_s, self._dispatcher.follow(Place.of(job)))
         self.num_following += 1
         try:
             async with aclosing(told):

@@ -31,11 +31,21 @@ class Crossing(NamedTuple):
 CROSSINGS = {
     Crossing("serving/tenancy/auth.py", "KeyRing.authenticate", "api_keys", "authenticate"),
     Crossing("serving/tenancy/tenants.py", "Tenants.__init__", "tenants", "operate_server"),
+    Crossing("serving/draining.py", "Board.__init__", "server", "operate_server"),
+    Crossing("serving/draining.py", "Board.__init__", "jobs", "count_queue"),
+    Crossing("serving/jobs/census.py", "Census.__init__", "jobs", "count_queue"),
+    Crossing("serving/jobs/chores.py", "Chores.__init__", "chores", "operate_server"),
+    Crossing("serving/jobs/eta.py", "Forecast._read_paces", "paces", "share_queue"),
+    Crossing("serving/jobs/idempotency.py", "IdempotencyKeys.delete_old", "idempotency_keys", "operate_server"),
+    Crossing("serving/jobs/pace.py", "OldPaces.__init__", "paces", "share_queue"),
+    Crossing("serving/jobs/pace.py", "Pace.__init__", "paces", "share_queue"),
+    Crossing("serving/jobs/shares.py", "Shares.__init__", "shares", "share_queue"),
     Crossing("serving/jobs/store.py", "JobStore.count_queued", "jobs", "count_queue"),
-    Crossing("serving/jobs/store.py", "JobStore.queue_position", "jobs", "count_queue"),
-    Crossing("serving/jobs/store.py", "JobStore.claim", "jobs", "drive_jobs"),
-    Crossing("serving/jobs/store.py", "JobStore.find_undriven", "jobs", "drive_jobs"),
+    Crossing("serving/jobs/store.py", "JobStore._claim", "jobs", "drive_jobs"),
     Crossing("serving/jobs/store.py", "JobStore._write", "jobs", "drive_jobs"),
+    Crossing("serving/jobs/upkeep.py", "JobUpkeep.__init__", "jobs", "drive_jobs"),
+    Crossing("serving/webhooks/lines.py", "Lines.due", "webhook_lines", "deliver_webhooks"),
+    Crossing("serving/webhooks/store.py", "DeliveryStore.delete_old", "webhook_deliveries", "deliver_webhooks"),
 }
 
 

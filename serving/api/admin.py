@@ -1,21 +1,29 @@
-"""/v1/admin: keys and tenants. A tenant's admin manages its keys; the operator's admins manage all tenants."""
+"""/v1/admin: keys, tenants, and the order to stop. A tenant's admin manages its keys; the operator's all the rest."""
+
+import math
+from dataclasses import asdict
+from typing import cast
 
 from fastapi import APIRouter
 
-from serving.api.deps import OPERATOR_TENANT, CurrentAdmin, Operator, ServicesDep
+from serving.api.deps import OPERATOR_TENANT, CurrentAdmin, Operator, Services, ServicesDep
 from serving.api.schemas import (
     Deleted,
+    DrainBody,
+    DrainState,
     KeyBody,
     KeyList,
     NewKeyBody,
     NewTenantBody,
     TenantBody,
+    TenantChangesBody,
     TenantList,
 )
+from serving.draining import Standing
 from serving.errors import Forbidden, NotFound
 from serving.jobs.wish import check_text
 from serving.tenancy.auth import ApiKey, Caller
-from serving.tenancy.tenants import Tenant
+from serving.tenancy.tenants import Tenant, TenantChanges
 
 MAX_NAME_CHARS = 200  # the schemas are stricter where they say so
 
@@ -56,6 +64,33 @@ async def create_tenant(body: NewTenantBody, services: ServicesDep, _caller: Ope
     return _tenant_body(await services.tenants.create(body.id, name=body.name or body.id))
 
 
+@router.patch("/tenants/{tenant_id}")
+async def change_tenant(
+    tenant_id: str, body: TenantChangesBody, services: ServicesDep, _caller: Operator
+) -> TenantBody:
+    changes = cast(TenantChanges, body.model_dump(exclude_unset=True))
+    return _tenant_body(await services.tenants.change(tenant_id, **changes))
+
+
+@router.post("/drain")
+async def begin_drain(body: DrainBody, services: ServicesDep, _caller: Operator) -> DrainState:
+    """What `darkroom serve` says before it stops: nothing new is accepted or begun until it is deployed again."""
+    return await _drain_state(services, await services.board.begin_drain(within_s=body.within_s))
+
+
+@router.get("/drain")
+async def read_drain(services: ServicesDep, _caller: Operator) -> DrainState:
+    return await _drain_state(services, await services.board.read())
+
+
+async def _drain_state(services: Services, standing: Standing) -> DrainState:
+    return DrainState(
+        is_draining=standing.is_draining,
+        until=math.ceil(standing.drains_until) if standing.is_draining else None,
+        running=await services.board.num_running(),
+    )
+
+
 def _tenant_of(caller: Caller, asked: str | None) -> str:
     if asked is None or asked == caller.tenant:
         return caller.tenant
@@ -76,4 +111,4 @@ def _key_body(key: ApiKey) -> KeyBody:
 
 
 def _tenant_body(tenant: Tenant) -> TenantBody:
-    return TenantBody(id=tenant.id, name=tenant.name, created_at=tenant.created_at)
+    return TenantBody(**asdict(tenant))

@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from models.errors import ModelError
-from serving.api import admin, edits, events, generations, health, images, jobs, loras, models
-from serving.api.deps import Services, bearer
+from serving.api import admin, edits, events, generations, health, images, jobs, loras, models, webhooks
+from serving.api.deps import Services, bearer, open_for_work
 from serving.api.gatekeeper import PROTECTED_PREFIXES, Gatekeeper
 from serving.api.schemas import ErrorBody
 from serving.errors import AppError, BadInput, MethodNotAllowed, NotFound, Unprocessable, translate
@@ -32,10 +32,12 @@ ROUTERS = (
     jobs.router,
     events.router,
     loras.router,
+    webhooks.router,
     models.router,
     admin.router,
     health.router,
 )
+MAKE_JOBS = (images.router, edits.router, generations.router)
 
 
 def build_app(services: Services) -> ASGIApp:
@@ -49,7 +51,8 @@ def build_app(services: Services) -> ASGIApp:
     )
     app.state.services = services
     for router in ROUTERS:
-        app.include_router(router, dependencies=_security_of(router.prefix), responses=_errors_of(router.prefix))
+        dependencies = _security_of(router.prefix) + ([Depends(open_for_work)] if router in MAKE_JOBS else [])
+        app.include_router(router, dependencies=dependencies, responses=_errors_of(router.prefix))
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(ModelError, _model_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

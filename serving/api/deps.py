@@ -1,7 +1,9 @@
 """What a route may ask for: the services of this process, and who is calling."""
 
+import math
+import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -12,16 +14,23 @@ from models.blobs import BlobStore
 from models.spec import ModelSpec
 from pipelines.request import AdapterReport, StoredFile
 from serving.adapters.store import AdapterStore
-from serving.errors import Forbidden
+from serving.api.hang_ups import HangUps
+from serving.draining import Board
+from serving.errors import Forbidden, Unavailable
+from serving.jobs.eta import Forecast
 from serving.jobs.feed import News
+from serving.jobs.idempotency import IdempotencyKeys
 from serving.jobs.job import Job
+from serving.jobs.second_chances import SecondChances
 from serving.jobs.store import JobStore
 from serving.jobs.submission import Submission
 from serving.mongo import Mongo
 from serving.tenancy.auth import Caller, KeyRing
 from serving.tenancy.tenants import Tenants
+from serving.webhooks.work import Webhooks
 
 OPERATOR_TENANT = "default"  # its admins run the server
+RESTART_S = 10  # added to what a drain still takes, to tell clients when to come back
 
 
 class RouterLink(Protocol):
@@ -66,6 +75,12 @@ class Services:
     adapters: AdapterStore
     submission: Submission
     router: RouterLink
+    idempotency: IdempotencyKeys
+    second_chances: SecondChances
+    forecast: Forecast
+    board: Board
+    webhooks: Webhooks
+    hang_ups: HangUps = field(default_factory=HangUps)
 
 
 def services_of(request: Request) -> Services:
@@ -91,6 +106,18 @@ def admin_of(request: Request) -> Caller:
     if not caller.is_admin:
         raise Forbidden("This needs a key with role admin.")
     return caller
+
+
+async def open_for_work(request: Request) -> None:
+    """A dependency of the routes that make jobs: a server that is being stopped accepts none."""
+    standing = await services_of(request).board.glance()
+    if standing.is_draining:
+        back_in_s = max(0, math.ceil(standing.drains_until - time.time())) + RESTART_S
+        raise Unavailable(
+            "The server is being stopped and takes nothing new; what it has accepted is kept.",
+            retry_after_s=back_in_s,
+            code="draining",
+        )
 
 
 def request_id_of(request: Request) -> str:

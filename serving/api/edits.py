@@ -9,12 +9,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.responses import JSONResponse
 
 from configs.settings import ApiSettings
-from serving.api.deps import CurrentCaller, RequestId, ServicesDep
+from serving.api.calls import CurrentCall
 from serving.api.gatekeeper import read_json
 from serving.api.image_answers import answer
-from serving.api.schemas import EditForm, ErrorBody, ImagesResponse
+from serving.api.schemas import EditForm, ErrorBody, ImagesResponse, JobBody
 from serving.api.sse import EventStream
 from serving.errors import BadInput
 from serving.jobs.inputs import EditWish, read_mask, read_picture
@@ -42,18 +43,21 @@ def form_schema() -> dict[str, Any]:
 @router.post(
     "/edits",
     response_model=ImagesResponse,
-    responses={400: {"model": ErrorBody}, 404: {"model": ErrorBody}, 415: {"model": ErrorBody}},
+    responses={
+        202: {"model": JobBody},
+        400: {"model": ErrorBody},
+        404: {"model": ErrorBody},
+        415: {"model": ErrorBody},
+    },
     openapi_extra=form_schema(),
 )
-async def edit(
-    request: Request, services: ServicesDep, caller: CurrentCaller, request_id: RequestId, response: Response
-) -> ImagesResponse | EventStream:
+async def edit(request: Request, call: CurrentCall, response: Response) -> ImagesResponse | EventStream | JSONResponse:
     """Paints a picture anew: all of it, or where the mask is transparent. Answers as image generations do."""
+    settings = call.services.settings.api
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS) as form:
-        body = read_fields(form, max_json_depth=services.settings.api.max_json_depth)
-        wanted = await _read_files(form, body.strength, services.settings.api)
-    job = await services.submission.submit_image(caller, replace(body.wish(), edit=wanted), request_id=request_id)
-    return await answer(services, job, body, "image_edit", response)
+        body = read_fields(form, max_json_depth=settings.max_json_depth)
+        wanted = await _read_files(form, body.strength, settings)
+    return await answer(call, replace(body.wish(), edit=wanted), body, "image_edit", response)
 
 
 def read_fields(form: FormData, *, max_json_depth: int) -> EditForm:

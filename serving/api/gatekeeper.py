@@ -8,7 +8,8 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.settings import ApiSettings
+from serving.api.hang_ups import HungUp
 from serving.api.multipart import Upload, content_type_of, declares_more, drain, unsupported
 from serving.errors import AppError, BadInput, NotAuthenticated, RequestTimeout, TooLarge
 from serving.telemetry import HTTP_REQUESTS, HTTP_SECONDS, get_logger
@@ -48,12 +50,15 @@ class Gatekeeper:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, scope["state"])
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 checked = await self._let_in(scope, headers, receive, answer)
                 await self._app(scope, checked, answer.send)
+            except asyncio.CancelledError:
+                answer.status = answer.status or HungUp.status  # that is how Ray Serve tells it
+                raise
             except AppError as error:
                 if answer.status is not None:
                     raise
@@ -138,11 +143,11 @@ class Gatekeeper:
 
 
 class _Answer:
-    """Sends, adds the request id, and remembers the status."""
+    """Sends, adds what every answer says in its headers, and remembers the status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, state: MutableMapping[str, Any]) -> None:
         self._send = send
-        self._request_id = request_id
+        self._state = state  # of the request: routes write into it too
         self.status: int | None = None
         self.before_start: Callable[[], Awaitable[None]] | None = None
 
@@ -151,7 +156,10 @@ class _Answer:
             if self.before_start is not None:
                 await self.before_start()
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._state["request_id"]
+            if self._state.get("is_replay"):
+                headers["Idempotent-Replayed"] = "true"
         await self._send(message)
 
 

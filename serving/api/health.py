@@ -1,6 +1,7 @@
 """/health, /health/live, /health/ready and /metrics: for load balancers, operators and Prometheus. No key needed."""
 
 import asyncio
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -26,16 +27,22 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def ready(services: ServicesDep, response: Response) -> Readiness:
     """Whether a picture could be made and kept now; otherwise 503 and what is missing."""
-    database, storage, models = await asyncio.gather(
-        _check_database(services), _check_storage(services), services.router.ready_models(timeout_s=CHECK_TIMEOUT_S)
+    database, storage, models, standing = await asyncio.gather(
+        _check_database(services),
+        _check_storage(services),
+        services.router.ready_models(timeout_s=CHECK_TIMEOUT_S),
+        services.board.glance(),
     )
     missing = [problem for problem in (database, storage) if problem is not None]
     served = {model_id: models.get(model_id, False) for model_id in services.catalog}
     missing += [f"model {model_id} is loading" for model_id, is_ready in served.items() if not is_ready]
+    status: Literal["ready", "starting", "draining"] = "starting" if missing else "ready"
+    if standing.is_draining:
+        status, missing = "draining", ["the server is being stopped", *missing]
     if missing:
         response.status_code = 503
         response.headers["Retry-After"] = "2"
-    return Readiness(status="starting" if missing else "ready", missing=missing, models=served)
+    return Readiness(status=status, missing=missing, models=served)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

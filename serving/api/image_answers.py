@@ -8,15 +8,19 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from fastapi import Response
+from starlette.responses import JSONResponse
 
 from models.errors import AdapterError, AdapterGone, BlobError, InputImageError
 from pipelines.request import CONTENT_TYPES, Preview
+from serving.api.calls import Call
 from serving.api.deps import Services
+from serving.api.jobs import job_body, where_to_ask
 from serving.api.schemas import ImageData, ImagesResponse, OpenAIImageBody
 from serving.api.sse import EventStream, event
 from serving.api.waiting import follow, wait_for
 from serving.errors import BadInput, JobCancelled, JobFailed, Unavailable
 from serving.jobs.job import Job, JobResult, StoredImage
+from serving.jobs.wish import ImageWish
 
 Noun = Literal["image_generation", "image_edit"]
 
@@ -33,12 +37,28 @@ NO_TOKENS = {
 
 
 async def answer(
-    services: Services, job: Job, body: OpenAIImageBody, noun: Noun, response: Response
-) -> ImagesResponse | EventStream:
-    """The pictures of a job that was just submitted."""
+    call: Call, wish: ImageWish, body: OpenAIImageBody, noun: Noun, response: Response
+) -> ImagesResponse | EventStream | JSONResponse:
+    """Submits the job and answers with its pictures, or, to those who prefer it, with the job."""
+    settings = call.services.settings.api
+    # A stream is an answer that one listens to: of respond-async, all that is left is that the job is kept.
+    is_async = call.preference.is_async and not body.stream
+    timeout_s = call.longest_wait_s if is_async else settings.sync_deadline_s
+    job = await call.submit(wish)
     if body.stream:
-        return EventStream(_events(services, job, body, noun), keep_alive_s=services.settings.api.keep_alive_s)
-    job = await wait_for(services, job, timeout_s=services.settings.api.sync_deadline_s)
+        events = _events(call.services, job, body, noun)
+        return EventStream(events, keep_alive_s=settings.keep_alive_s, on_hang_up=lambda: call.hang_up(job))
+    if timeout_s > 0:
+        job = await call.waiting(job, wait_for(call.services, job, timeout_s=timeout_s))
+    elif not job.is_final:
+        call.services.router.push(job)
+    if is_async and not job.is_final:
+        return await _answer_async(call.services, job)
+    return await _answer(call.services, job, body, response)
+
+
+async def _answer(services: Services, job: Job, body: OpenAIImageBody, response: Response) -> ImagesResponse:
+    """The pictures of a job that has ended."""
     result = result_of(job)
     wants_bytes = body.response_format == "b64_json"
     data = await asyncio.gather(*(_image_data(services, image, wants_bytes=wants_bytes) for image in result.images))
@@ -55,6 +75,13 @@ async def answer(
         job_id=job.id,
         inference_time_s=result.engine_s,
     )
+
+
+async def _answer_async(services: Services, job: Job) -> JSONResponse:
+    """202 and the job: where to ask for it, and that the preference was heard."""
+    headers = {**where_to_ask(job), "Preference-Applied": "respond-async"}
+    body = await job_body(services, job)
+    return JSONResponse(body.model_dump(mode="json"), status_code=202, headers=headers)
 
 
 def result_of(job: Job) -> JobResult:

@@ -1,21 +1,21 @@
-"""GET /v1/jobs and /v1/jobs/{id}, POST /v1/jobs/{id}/cancel: what became of one's requests, and calling them off."""
+"""/v1/jobs: what became of one's requests, calling them off, and having failed ones tried again."""
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Response
 
-from serving.api.deps import CurrentCaller, Services, ServicesDep
-from serving.api.schemas import ErrorBody, ImageJobResult, JobBody, JobErrorBody, JobList, image_reference, job_request
+from serving.api.calls import CurrentCall
+from serving.api.cancelling import call_off
+from serving.api.deps import CurrentCaller, Services, ServicesDep, open_for_work
+from serving.api.schemas import ErrorBody, JobBody, JobList
+from serving.api.schemas.jobs import job_body_of
 from serving.jobs.job import Job, Kind, Status
-from serving.telemetry import JOBS_ENDED, get_logger
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-log = get_logger("api")
-
 MAX_PAGE = 100
-TELL_ROUTER_S = 2.0
 
 
 @router.get("")
@@ -47,41 +47,31 @@ async def get_job(services: ServicesDep, caller: CurrentCaller, job_id: str) -> 
 @router.post("/{job_id}/cancel", responses={409: {"model": ErrorBody}})
 async def cancel_job(services: ServicesDep, caller: CurrentCaller, job_id: str) -> JobBody:
     """Calls a waiting or running job off. What was made of it is thrown away; a job that has ended answers 409."""
-    before = await services.store.get(caller.tenant, job_id)
-    job = await services.store.cancel(caller.tenant, job_id)
-    if not before.is_final:
-        JOBS_ENDED.labels(job.kind, job.model_id, job.status).inc()
-        log.info("job cancelled", job_id=job.id, was=before.status)
-        await services.router.cancel(job.id, timeout_s=TELL_ROUTER_S)
-    return await job_body(services, job)
+    return await job_body(services, await call_off(services, caller.tenant, job_id))
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    dependencies=[Depends(open_for_work)],
+    responses={409: {"model": ErrorBody}, 429: {"model": ErrorBody}},
+)
+async def retry_job(call: CurrentCall, job_id: str, response: Response) -> JobBody:
+    """Has a failed job tried again, with a new deadline and its history kept. Any other job answers 409."""
+    job = call.taken(await call.services.second_chances.give(call.caller, job_id, key=call.key))
+    if not job.is_final:
+        call.services.router.push(job)
+    response.headers.update(where_to_ask(job))
+    return await job_body(call.services, job)
+
+
+def where_to_ask(job: Job) -> dict[str, str]:
+    """Headers of an answer that the result will not be in."""
+    return {"Location": f"/v1/jobs/{job.id}", "Retry-After": "1"}
 
 
 async def job_body(services: Services, job: Job) -> JobBody:
     """A job as clients see it; URLs are signed here, at the moment of asking."""
-    result = None
-    if job.result is not None:
-        images = [
-            image_reference(image, services.blobs.presign_get(image.key, expiry_s=services.settings.s3.url_expiry_s))
-            for image in job.result.images
-        ]
-        result = ImageJobResult(images=images, inference_time_s=job.result.engine_s, queue_time_s=job.result.waited_s)
-    return JobBody(
-        id=job.id,
-        kind=job.kind,
-        status=job.status,
-        progress=job.progress,
-        step=job.step,
-        steps=job.steps,
-        created_at=int(job.created_at),
-        started_at=None if job.started_at is None else int(job.started_at),
-        finished_at=None if job.finished_at is None else int(job.finished_at),
-        attempts=job.attempts,
-        priority=job.priority,
-        model=job.model_id,
-        backend=job.backend,
-        request=job_request(job),
-        result=result,
-        error=None if job.error is None else JobErrorBody(code=job.error.code, message=job.error.message),
-        metadata=job.metadata,
-        queue_position=await services.store.queue_position(job) if job.status == "queued" else None,
-    )
+    outlook = await services.forecast.of(job)
+    sign = partial(services.blobs.presign_get, expiry_s=services.settings.s3.url_expiry_s)
+    return job_body_of(job, sign=sign, queue_position=outlook.queue_position, eta_s=outlook.eta_s)

@@ -1,10 +1,13 @@
 """/v1/loras: import, list, download and delete adapters. Another tenant's adapter is as unknown as none at all."""
 
+import asyncio
+import hashlib
+from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, File, Form, Path, Response, UploadFile
+from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
@@ -15,6 +18,7 @@ from serving.adapters.adapter import Adapter
 from serving.adapters.importing import AdapterImporter, AdapterOffer
 from serving.adapters.store import adapter_not_found
 from serving.api.deps import CurrentCaller, Services, ServicesDep
+from serving.api.preferences import IdempotencyKey
 from serving.api.schemas import Deleted
 from serving.api.schemas.loras import (
     ImportMetadata,
@@ -26,11 +30,13 @@ from serving.api.schemas.loras import (
     version_body,
 )
 from serving.errors import BadInput
+from serving.jobs.idempotency import fingerprint_of
 from serving.jobs.wish import check_text
 
 router = APIRouter(prefix="/v1/loras", tags=["loras"])
 
 MAX_TRIGGER_CHARS = 200
+CHUNK_BYTES = 1024 * 1024
 # Whose words diffusers understands, whatever the layers are; some more it reads in part.
 READ_BY_DIFFUSERS: dict[Family, frozenset[Naming]] = {
     "sd": frozenset({"diffusers", "kohya"}),
@@ -53,8 +59,10 @@ async def list_loras(services: ServicesDep, caller: CurrentCaller) -> LoraList:
 
 @router.post("/import", status_code=201, responses={200: {"model": LoraVersionBody}})
 async def import_lora(
+    request: Request,
     services: ServicesDep,
     caller: CurrentCaller,
+    key: IdempotencyKey,
     response: Response,
     file: Annotated[UploadFile, File(description="A LoRA as safetensors: diffusers, PEFT, kohya or ComfyUI keys.")],
     name: Annotated[str, Form(description="1 to 64 of a–z, 0–9, - and _.", examples=["alice-style"])],
@@ -68,7 +76,14 @@ async def import_lora(
     check_text("trigger", trigger or "", max_chars=MAX_TRIGGER_CHARS)
     offer = AdapterOffer(name, base_model or None, trigger or None, _metadata(metadata))
     importer = AdapterImporter(services.adapters, services.blobs, services.router, services.catalog, services.settings)
+    # Whoever repeats an import gets the present version, with a key or without: a key only tells two imports apart.
+    fingerprint = "" if key is None else await asyncio.to_thread(_fingerprint, request.url.path, offer, file.file)
+    if key is not None:
+        held = await services.idempotency.find(caller.tenant, key, fingerprint=fingerprint)
+        request.state.is_replay = held is not None
     adapter, is_new = await importer.run(caller.tenant, offer, file.file)
+    if key is not None:
+        await services.idempotency.reserve(caller.tenant, key, fingerprint=fingerprint, new_id=adapter.reference)
     if not is_new:
         response.status_code = 200
     return version_body(adapter)
@@ -128,6 +143,14 @@ async def _key_of(services: Services, adapter: Adapter, wanted: LoraFormat | Non
         except AdapterError as error:
             raise BadInput(str(error), param="format", code="unsupported") from error
     return adapter.folder.weights_key
+
+
+def _fingerprint(path: str, offer: AdapterOffer, file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    file.seek(0)
+    return fingerprint_of(path, {"offer": asdict(offer), "sha256": digest.hexdigest()})
 
 
 def _metadata(text: str | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -25,22 +25,37 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Sends events until there are no more, or the client hangs up: then what makes them is closed at once."""
+    """Sends events until there are no more, or the client hangs up: then what makes them is closed at once.
+
+    `on_hang_up` hears of it; it must not wait, for by then we may be on the way out ourselves.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], *, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        keep_alive_s: float,
+        on_hang_up: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_hang_up = on_hang_up
         super().__init__(kept_alive(told_of_errors(events), period_s=keep_alive_s), headers=HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette leaves it to send() to find out, which on some servers never does.
         sending = asyncio.create_task(self.stream_response(send))
         listening = asyncio.create_task(self.listen_for_disconnect(receive))
+        has_gone = True  # to be cancelled is to be told so, by Ray Serve
         try:
             await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+            # A receive() that breaks says nothing of the client: Serve's does when its proxy was lost.
+            has_gone = not sending.done() and listening.exception() is None
             if sending.done():
                 sending.result()
         finally:
+            if has_gone and self._on_hang_up is not None:
+                self._on_hang_up()
             for task in (sending, listening):
                 task.cancel()
             await asyncio.gather(sending, listening, return_exceptions=True)

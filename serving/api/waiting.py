@@ -11,16 +11,21 @@ from serving.errors import Unavailable
 from serving.jobs.feed import News
 from serving.jobs.job import Job
 
-FOLLOW_POLL_S = 0.25
+# Between two looks at the record of a job whose Router is lost: soon at first, and then a little less often.
+FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.1, 0.5, 1.3
 
 
 async def wait_for(services: Services, job: Job, *, timeout_s: float) -> Job:
-    """The job when it has ended, or as it stands after `timeout_s`. It goes on either way."""
+    """The job when it has ended, or as it stands after `timeout_s` or at a stop. It goes on either way."""
     deadline = time.monotonic() + timeout_s
+    if job.is_final:
+        return job
     driven = await services.router.drive(job, timeout_s=timeout_s)
     latest = driven or await _look(services, job) or job
-    while not latest.is_final and time.monotonic() < deadline:
-        await asyncio.sleep(FOLLOW_POLL_S)
+    pause_s = FIRST_PAUSE_S
+    while not await _is_decided(services, latest) and (left_s := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s = min(LONGEST_PAUSE_S, pause_s * PAUSE_GROWTH)
         latest = await _look(services, job) or latest
     return latest
 
@@ -38,12 +43,19 @@ async def follow(services: Services, job: Job, *, timeout_s: float) -> AsyncGene
                     yield news
     if driven is None:
         latest = await _look(services, job) or latest
-    while not latest.is_final and time.monotonic() < deadline:
+    pause_s = FIRST_PAUSE_S
+    while not await _is_decided(services, latest) and (left_s := deadline - time.monotonic()) > 0:
         if latest.step != job.step:
             yield Progress(latest.step, latest.steps)
-        await asyncio.sleep(FOLLOW_POLL_S)
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s = min(LONGEST_PAUSE_S, pause_s * PAUSE_GROWTH)
         job, latest = latest, await _look(services, job) or latest
     yield latest
+
+
+async def _is_decided(services: Services, job: Job) -> bool:
+    """Whether to wait longer is of no use: it has ended, or it waits for the next start of a server that stops."""
+    return job.is_final or (job.status == "queued" and (await services.board.glance()).is_draining)
 
 
 async def _look(services: Services, job: Job) -> Job | None:

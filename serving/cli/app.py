@@ -1,20 +1,21 @@
 """The commands and their options. Each parses, calls and shows; what goes wrong becomes one line on stderr."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from serving.cli.client import segment
+from serving.cli.job_commands import jobs_app
 from serving.cli.loras import loras_app
 from serving.cli.options import Key, Url, connect, tells_errors
 from serving.cli.picture_commands import pictures_app
-from serving.cli.render import describe, say, show_fields, show_table, when
+from serving.cli.render import say, show_fields, show_table, when
 from serving.cli.serve import build_settings, first_picture
 from serving.embedded import supervisor
 
 Tenant = Annotated[str | None, typer.Option(help="Whose; default: the tenant of your own key.")]
-
 app = typer.Typer(
     name="darkroom",
     no_args_is_help=True,
@@ -25,9 +26,18 @@ app = typer.Typer(
 keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants (needs an admin key).")
 app.add_typer(pictures_app)  # without a name: its commands are ours
+app.add_typer(jobs_app)
 app.add_typer(loras_app, name="loras")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")
+
+
+class TenantSetting(StrEnum):
+    """As the API names them."""
+
+    KEEP_JOBS_S = "keep_jobs_s"
+    MAY_USE_HIGH_PRIORITY = "may_use_high_priority"
+    MAX_QUEUED = "max_queued"
 
 
 def main() -> None:
@@ -66,40 +76,6 @@ def models(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
         data = client.get("/v1/models")["data"]
     rows = [(m["id"], m["kind"], m["family"], m["ready"], m.get("license"), " ".join(m.get("sizes", ()))) for m in data]
     show_table(("id", "kind", "family", "ready", "license", "sizes"), rows, empty="This server has no models.")
-
-
-@app.command()
-@tells_errors
-def jobs(
-    ctx: typer.Context,
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One job in full; none: the newest.")] = None,
-    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Recent jobs, or one of them."""
-    with connect(ctx, url, key) as client:
-        if job_id is None:
-            data = client.get("/v1/jobs", status=status, limit=limit)["data"]
-            rows = [_job_row(job) for job in data]
-            show_table(("id", "status", "%", "kind", "model", "created", "prompt"), rows, empty="No jobs.")
-        else:
-            show_fields(_job_fields(client.get(f"/v1/jobs/{segment(job_id)}")))
-
-
-@app.command()
-@tells_errors
-def cancel(
-    ctx: typer.Context,
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom jobs` shows it.")],
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Call off a job that waits or runs; prints its status."""
-    with connect(ctx, url, key) as client:
-        job = client.post(f"/v1/jobs/{segment(job_id)}/cancel")
-    typer.echo(describe(job))
 
 
 @keys_app.command("list")
@@ -181,27 +157,22 @@ def create_tenant(
     typer.echo(str(made["id"]))
 
 
-def _job_row(job: dict[str, Any]) -> tuple[object, ...]:
-    prompt = str((job.get("request") or {}).get("prompt", ""))
-    return (
-        job["id"],
-        describe(job),
-        job.get("progress"),
-        job.get("kind"),
-        job.get("model"),
-        when(job.get("created_at")),
-        prompt if len(prompt) <= 60 else prompt[:59] + "…",
-    )
-
-
-def _job_fields(job: dict[str, Any]) -> dict[str, object]:
-    """The job flattened to what a person asks about; the request's own fields follow."""
-    error = job.get("error") or {}
-    images = (job.get("result") or {}).get("images", [])
-    fields: dict[str, object] = {name: job.get(name) for name in ("id", "kind", "status", "progress", "queue_position")}
-    fields |= {name: when(job.get(name)) for name in ("created_at", "started_at", "finished_at")}
-    fields |= {name: job.get(name) for name in ("attempts", "priority", "model", "backend")}
-    fields["error"] = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-    fields |= {f"request.{name}": value for name, value in (job.get("request") or {}).items()}
-    fields |= {f"image.{number}": image.get("url") for number, image in enumerate(images, 1)}
-    return fields
+@tenants_app.command("change")
+@tells_errors
+def change_tenant(
+    ctx: typer.Context,
+    tenant_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom tenants list` shows it.")],
+    keep_jobs_s: Annotated[float | None, typer.Option(help="Seconds until an ended job is deleted.")] = None,
+    may_use_high_priority: Annotated[
+        bool | None, typer.Option("--high-priority/--no-high-priority", help="For its members too, not only admins.")
+    ] = None,
+    max_queued: Annotated[int | None, typer.Option(help="Jobs that may wait at once.")] = None,
+    reset: Annotated[list[TenantSetting] | None, typer.Option(help="Back to the server's default; repeatable.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Change settings of a tenant and show what it has; what is not named stays."""
+    named = {"keep_jobs_s": keep_jobs_s, "may_use_high_priority": may_use_high_priority, "max_queued": max_queued}
+    body = {name: value for name, value in named.items() if value is not None} | dict.fromkeys(reset or ())
+    with connect(ctx, url, key) as client:
+        show_fields(client.patch(f"/v1/admin/tenants/{segment(tenant_id)}", body))

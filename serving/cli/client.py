@@ -36,9 +36,9 @@ class Lost(Unreachable):
 class Refused(ClientError):
     """The server answered with an error."""
 
-    def __init__(self, message: str, *, status: int, code: str | None) -> None:
+    def __init__(self, message: str, *, status: int, code: str | None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,9 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, body=body)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("PATCH", path, body=body)
 
     def delete(self, path: str, **params: str | None) -> dict[str, Any]:
         return self._call("DELETE", path, params=params)
@@ -245,7 +248,9 @@ class Client:
                 text = f"Darkroom is not ready: {message}{again} {where}/health/ready says what is missing."
             case _:
                 text = message
-        return Refused(text, status=reply.status_code, code=code)
+        may_come_back = retry_after_s is not None and retry_after_s.isascii() and retry_after_s.isdigit()
+        pause_s = int(retry_after_s) if retry_after_s is not None and may_come_back else None
+        return Refused(text, status=reply.status_code, code=code, retry_after_s=pause_s)
 
 
 def segment(text: str) -> str:

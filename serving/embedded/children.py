@@ -18,7 +18,8 @@ LOG_ROTATE_BYTES = 10_000_000
 TETHER = Path(__file__).with_name("tether.py")
 # A child that lived this long had started well; its next death is news, not a continuation.
 SETTLED_S = 60.0
-BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+# Never rarer than every 10 s: after a disk was full, or a machine out of memory, the wait is time without a server.
+BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)
 READY_POLL_S = 0.2
 
 Notice = Callable[[str], None]
@@ -61,7 +62,10 @@ class Child:
 
     async def start(self) -> None:
         """Starts it and waits until it is ready. Raises StartupProblem if it dies or takes too long."""
-        self._process = await spawn(self.spec.command, self.spec.env, self.spec.log_path, run_id=self._run_id)
+        try:
+            self._process = await spawn(self.spec.command, self.spec.env, self.spec.log_path, run_id=self._run_id)
+        except OSError as error:  # a full disk has no room for the log
+            raise StartupProblem(f"{self.spec.name} could not be started: {error}", exit_code=PART_FAILED) from error
         self._run.add_session(self._process.pid)
         deadline_s = time.monotonic() + self.spec.ready_timeout_s
         while not await self.spec.is_ready():

@@ -26,7 +26,10 @@ async def serve(handler: NeoSQLiteHandler, socket_path: Path) -> None:
         loop.add_signal_handler(signum, stop.set)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await handle_client(reader, writer, handler)
+        try:
+            await handle_client(reader, writer, handler)
+        except asyncio.CancelledError:
+            writer.close()  # the server is ending; asyncio would log a traceback for each connection
 
     server = await asyncio.start_unix_server(answer, socket_path)
     log.info("listening on %s", socket_path)

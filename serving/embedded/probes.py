@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 PROBE_TIMEOUT_S = 5.0
+APP_NAME = "darkroom"  # under which serving.main deploys
 OP_MSG = 2013
 # {ping: 1, $db: "admin"} as BSON: enough to see the database work, without a driver.
 PING = struct.pack("<i", 30) + b"\x10ping\0\x01\0\0\0" + b"\x02$db\0\x06\0\0\0admin\0" + b"\0"
@@ -49,6 +50,50 @@ async def http_answers(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
+class ServeProbe:
+    """What Ray Serve says of the application, asked at Ray's dashboard."""
+
+    def __init__(self, client: httpx.AsyncClient, dashboard_url: str, token: str) -> None:
+        self._client = client
+        self._url = f"{dashboard_url}/api/serve/applications/"
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def has_given_up(self) -> bool:
+        """Whether it has stopped trying to start a part of the application: nobody but a new deployment helps."""
+        try:
+            reply = await self._client.get(self._url, headers=self._headers, timeout=PROBE_TIMEOUT_S)
+            status: Any = reply.json()["applications"][APP_NAME]["status"] if reply.is_success else None
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return False
+        return bool(status == "DEPLOY_FAILED")
+
+
+class AdminDoor:
+    """The API as its operator: the order to stop, and how far that is. None where it gives no answer."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, key: str) -> None:
+        self._client = client
+        self._url = f"{url}/v1/admin/drain"
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    async def begin_drain(self, *, within_s: float) -> int | None:
+        """Nothing new begins from now on. How many jobs run."""
+        return await self._ask("POST", {"within_s": within_s})
+
+    async def num_running(self) -> int | None:
+        return await self._ask("GET", None)
+
+    async def _ask(self, method: str, body: dict[str, float] | None) -> int | None:
+        try:
+            reply = await self._client.request(
+                method, self._url, json=body, headers=self._headers, timeout=PROBE_TIMEOUT_S
+            )
+            running: Any = reply.json()["running"] if reply.is_success else None
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return None
+        return running if isinstance(running, int) else None
+
+
 class ApiProbe:
     """What the API says of itself. `is_gone` differs from `slow`: nobody there, or only no answer in time."""
 
@@ -74,6 +119,9 @@ class ApiProbe:
         except httpx.HTTPError:
             return True
         return not reply.is_success
+
+    def admin_door(self, key: str) -> AdminDoor:
+        return AdminDoor(self._client, self._url, key)
 
     async def missing(self) -> list[str] | None:
         """None: ready. Otherwise what is not there yet."""

@@ -31,7 +31,7 @@ class Screen:
     def stage(self, text: str) -> None:
         """A step has begun."""
         self.end_waiting()
-        self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/]  {escape(text)}")
+        self._print(f"[dim]{self.elapsed_s:6.1f} s[/]  {escape(text)}")
 
     def waiting(self, text: str) -> None:
         """What the start waits for right now."""
@@ -42,7 +42,7 @@ class Screen:
             self._status.update(f"{escape(text)} [dim]({self.elapsed_s:.0f} s)[/]")
         elif text != self._last_waiting or time.monotonic() - self._last_waiting_s > REMINDER_PERIOD_S:
             self._last_waiting, self._last_waiting_s = text, time.monotonic()
-            self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/]    … {escape(text)}")
+            self._print(f"[dim]{self.elapsed_s:6.1f} s[/]    … {escape(text)}")
 
     def end_waiting(self) -> None:
         if self._status is not None:
@@ -51,11 +51,11 @@ class Screen:
 
     def notice(self, text: str) -> None:
         """Something an operator should know while it runs."""
-        self._console.print(f"[yellow]{time.strftime('%H:%M:%S')}[/]  {escape(text)}")
+        self._print(f"[yellow]{time.strftime('%H:%M:%S')}[/]  {escape(text)}")
 
     def problem(self, text: str) -> None:
         self.end_waiting()
-        self._console.print(f"[bold red]Darkroom cannot start.[/] {escape(text)}")
+        self._print(f"[bold red]Darkroom cannot start.[/] {escape(text)}")
 
     def banner(self, settings: Settings, *, dashboard_url: str, token_path: Path, key_path: Path | None) -> None:
         self.end_waiting()
@@ -66,15 +66,22 @@ class Screen:
             ("Admin key", f"in {_short(key_path)}" if key_path else "the one that you set"),
             ("Data and logs", _short(settings.state_dir)),
         ]
-        self._console.print(f"\n[bold green]Darkroom is ready[/] after {self.elapsed_s:.0f} s.")
+        self._print(f"\n[bold green]Darkroom is ready[/] after {self.elapsed_s:.0f} s.")
         for name, value in rows:
-            self._console.print(f"  [bold]{name:<14}[/] {escape(value)}")
+            self._print(f"  [bold]{name:<14}[/] {escape(value)}")
         is_store_local = (settings.s3.public_endpoint or "").startswith("http://127.0.0.1:")
         if settings.host not in {"127.0.0.1", "localhost", "::1"} and is_store_local:
-            self._console.print(
+            self._print(
                 "  [yellow]Picture URLs point to 127.0.0.1: other machines need s3.public_endpoint, or b64_json.[/]"
             )
-        self._console.print("  Ctrl-C stops it and everything it started.\n")
+        self._print("  Ctrl-C stops it and everything it started.\n")
+
+    def _print(self, text: str) -> None:
+        try:
+            self._console.print(text)
+        except OSError:
+            # A full disk below the log, or a terminal that has gone: the server goes on without being watched.
+            return
 
 
 def _short(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The state folder and the run folder of one Darkroom: who holds them, what lies where, which secrets they keep.
 
-{state_dir}/  version  lock  run.json  ports.json  admin-key  ray-token  s3-credentials  effective.yaml
+{state_dir}/  version  lock  run.json  roll.json  ports.json  admin-key  ray-token  s3-credentials  effective.yaml
               mongo/  s3/  gcs/  logs/
 {tmp}/darkroom-{uid}-{hash}/  mongo.sock  s3.sock  filer.sock  metrics/  ray/
 """
@@ -37,6 +37,15 @@ class RunRecord:
     sessions: list[int] = field(default_factory=list)  # session ids of children that are not cleared away yet
 
 
+@dataclass(frozen=True)
+class RollRecord:
+    """How the last rolling restart ended."""
+
+    ended_at: float  # Unix seconds
+    took_s: float
+    problem: str | None  # None: every replica was replaced
+
+
 class StateDir:
     """Paths and secrets below one state folder. Creating it takes no lock; `hold` does."""
 
@@ -69,6 +78,10 @@ class StateDir:
         return self.path / "run.json"
 
     @property
+    def roll_path(self) -> Path:
+        return self.path / "roll.json"
+
+    @property
     def settings_path(self) -> Path:
         return self.path / "effective.yaml"
 
@@ -98,6 +111,18 @@ class StateDir:
             self.release()
             raise
         return self
+
+    def holder(self) -> int | None:
+        """The process that holds this folder now."""
+        try:
+            with (self.path / "lock").open(encoding="ascii") as file:
+                text = file.read().strip()
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(text) if text.isdecimal() else None
+        except OSError:
+            return None
+        return None
 
     def release(self) -> None:
         if self._lock_fd is not None:
@@ -132,6 +157,12 @@ class StateDir:
     def read_run(self) -> RunRecord | None:
         try:
             return RunRecord(**json.loads(self.run_path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def read_roll(self) -> RollRecord | None:
+        try:
+            return RollRecord(**json.loads(self.roll_path.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -183,7 +214,7 @@ class StateDir:
 
 
 class RunFile:
-    """This run's record, written down at every change."""
+    """This run's record, written down at every change, where the disk has room for it."""
 
     def __init__(self, state: StateDir) -> None:
         self.record = RunRecord(uuid.uuid4().hex, os.getpid(), read_boot_id())
@@ -209,7 +240,11 @@ class RunFile:
         self._state.run_path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        write_private(self._state.run_path, json.dumps(asdict(self.record)))
+        try:
+            write_private(self._state.run_path, json.dumps(asdict(self.record)))
+        except OSError:
+            # A full disk must not end the run. The sweeper knows nearly all processes without it, by their run id.
+            return
 
 
 def write_private(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,10 +12,10 @@ import httpx
 
 from configs.settings import Settings
 from serving.embedded import sweeper
-from serving.embedded.children import Child, log_tail, rotate_log, spawn
+from serving.embedded.children import Child, rotate_log
+from serving.embedded.deployment import Deployment
 from serving.embedded.plan import Plan, admin_key_path, deployer_command, effective_settings, make_plan
 from serving.embedded.ports import check_api_address
-from serving.embedded.probes import ApiProbe
 from serving.embedded.problem import PART_FAILED, StartupProblem
 from serving.embedded.screen import Screen
 from serving.embedded.state import RunFile, StateDir
@@ -25,9 +24,6 @@ __all__ = ["FirstPicture", "effective_settings", "run"]
 
 FirstPicture = Callable[[], object]
 
-# After Ray came back Serve restores the application by itself in about 7 s; deploying again is the fallback.
-RESTORE_TIMEOUT_S = 25.0
-API_POLL_S = 2.0
 START_POLL_S = 0.5
 
 
@@ -95,6 +91,7 @@ async def _serve(
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, supervisor.request_stop)
+        loop.add_signal_handler(signal.SIGUSR1, supervisor.request_roll)
         try:
             await supervisor.until_stopped(supervisor.serve(on_ready))
         finally:
@@ -107,9 +104,8 @@ class Supervisor:
     def __init__(self, plan: Plan, screen: Screen, client: httpx.AsyncClient, deployer: tuple[str, ...]) -> None:
         self._plan = plan
         self._screen = screen
-        self._deployer = deployer
-        self._api = ApiProbe(client, plan.settings.host, plan.settings.port)
         self._run = RunFile(plan.state)
+        self._deployment = Deployment(plan, self._run, screen, client, deployer)
         self._children = [Child(spec, run=self._run, notice=screen.notice) for spec in plan.children]
         self._sweeper: asyncio.subprocess.Process | None = None
         self._stop_requested = asyncio.Event()
@@ -121,6 +117,10 @@ class Supervisor:
             self._hurry.set()
         self._stop_requested.set()
 
+    def request_roll(self) -> None:
+        """A rolling restart, once the server is up."""
+        self._deployment.request_roll()
+
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Brings everything up, says so, and keeps it alive; ends only by StartupProblem or by being cancelled."""
         await self._start_sweeper()
@@ -131,23 +131,29 @@ class Supervisor:
                 for child in self._children:
                     group.create_task(child.keep())
                 group.create_task(self._keep_sweeper())
-                group.create_task(self._bring_up(on_ready))
+                group.create_task(self._run_application(on_ready))
         except BaseExceptionGroup as errors:
             if (problems := errors.subgroup(StartupProblem)) is not None:
                 raise problems.exceptions[0] from None
             raise
 
     async def until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work` until it ends or a stop is requested; what it raises is raised here."""
+        """Runs `work` until it ends or a stop is requested and the server drained; what it raises is raised here."""
         task = asyncio.create_task(work)
-        stopped = asyncio.create_task(self._stop_requested.wait())
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        await _beside(task, self._stop_requested.wait())
+        if not task.done():
+            await _beside(task, self._drain())
         if task.done():
             return task.result()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return None
+
+    async def _drain(self) -> None:
+        """Lets what runs come to its end; a second Ctrl-C cuts it short."""
+        hurry = asyncio.create_task(self._hurry.wait())
+        await _beside(hurry, self._deployment.drain())
+        hurry.cancel()
 
     async def stop(self) -> None:
         """Ray first, for it uses the others; then the stores; then the sweep. A second Ctrl-C cuts it short."""
@@ -194,71 +200,10 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _bring_up(self, on_ready: Callable[[], None]) -> None:
-        self._screen.stage(f"Deploying {', '.join(self._plan.settings.models.enabled)}")
-        timeout_s = self._plan.settings.ray.ready_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._deploy_and_wait()
-        except TimeoutError as error:
-            raise StartupProblem(
-                f"Not ready after {timeout_s:.0f} s (ray.ready_timeout_s).", exit_code=PART_FAILED
-            ) from error
-        on_ready()
-        await self._keep_application()
-
-    async def _deploy_and_wait(self) -> None:
-        deployment = asyncio.create_task(self._deploy())
-        try:
-            while True:
-                missing = await self._api.missing()
-                if deployment.done():
-                    deployment.result()
-                    if missing is None:
-                        return
-                self._screen.waiting("; ".join(missing or ["the deployment is not complete yet"]))
-                await asyncio.sleep(START_POLL_S)
-        finally:
-            deployment.cancel()
-            await asyncio.gather(deployment, return_exceptions=True)
-
-    async def _deploy(self) -> None:
-        """Runs the deployer to its end. Raises StartupProblem if it fails."""
-        log_path = self._plan.state.log_path("deployer")
-        run_id = f"{self._run.run_id}.deployer"
-        process = await spawn(self._deployer, self._plan.deployer_env, log_path, run_id=run_id)
-        self._run.add_session(process.pid)
-        try:
-            code = await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            self._run.drop_session(process.pid)
-        if code != 0:
-            raise StartupProblem(
-                f"Deploying failed (code {code}). The end of {log_path}:\n{log_tail(log_path)}", exit_code=PART_FAILED
-            )
-
-    async def _keep_application(self) -> None:
-        """Deploys again if the API stays away although Ray is back."""
-        gone_since_s: float | None = None
+    async def _run_application(self, on_ready: Callable[[], None]) -> None:
+        await self._deployment.bring_up(on_ready)
         ray = next(child for child in self._children if child.spec.name == "ray")
-        while True:
-            await asyncio.sleep(API_POLL_S)
-            if ray.ready_since_s is None or not await self._api.is_gone():
-                gone_since_s = None
-                continue
-            gone_since_s = gone_since_s or time.monotonic()
-            if time.monotonic() - max(gone_since_s, ray.ready_since_s) < RESTORE_TIMEOUT_S:
-                continue
-            self._screen.notice("the API has not come back by itself; deploying again")
-            try:
-                async with asyncio.timeout(self._plan.settings.ray.ready_timeout_s):
-                    await self._deploy()
-            except (StartupProblem, TimeoutError) as problem:
-                self._screen.notice(str(problem) or "deploying took too long")
-            gone_since_s = None
+        await asyncio.gather(self._deployment.keep(ray), self._deployment.keep_rolling())
 
     async def _keep_sweeper(self) -> None:
         while True:
@@ -280,6 +225,16 @@ class Supervisor:
             await self._sweeper.communicate(sweeper.FAREWELL)
         except (BrokenPipeError, ConnectionResetError):
             await self._sweeper.wait()
+
+
+async def _beside(task: "asyncio.Task[Any]", work: Coroutine[Any, Any, Any]) -> None:
+    """Runs `work` until it ends, and no longer than `task`; what `work` raises is raised here."""
+    beside = asyncio.create_task(work)
+    await asyncio.wait({task, beside}, return_when=asyncio.FIRST_COMPLETED)
+    beside.cancel()
+    await asyncio.wait({beside})
+    if not beside.cancelled():
+        beside.result()
 
 
 def _run_beside(first_picture: FirstPicture, screen: Screen) -> None:

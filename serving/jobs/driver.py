@@ -5,7 +5,7 @@ Knows no HTTP and no Ray. One Driver serves a whole Router; drive() may run for 
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -18,9 +18,11 @@ from pipelines.request import CONTENT_TYPES, GeneratedImage, GenerationResult, P
 from serving.backends.base import Backend
 from serving.errors import BackendLost, LeaseLost, NotFound, Unavailable
 from serving.jobs.feed import News
-from serving.jobs.job import Job, JobError, JobResult, StoredImage
+from serving.jobs.job import Job, JobError, JobResult, Line, StoredImage
+from serving.jobs.retention import stored_by
+from serving.jobs.retrying import MAY_PASS, retry_delay_s
 from serving.jobs.routing import BackendState, choose_backend
-from serving.jobs.store import JobStore
+from serving.jobs.store import Counter, JobStore
 from serving.telemetry import (
     ENGINE_SECONDS,
     ENGINE_WAIT_SECONDS,
@@ -28,7 +30,6 @@ from serving.telemetry import (
     JOB_SECONDS,
     JOBS_DRIVEN,
     JOBS_ENDED,
-    JOBS_TAKEN_OVER,
     KEEP_SECONDS,
     get_logger,
 )
@@ -36,6 +37,9 @@ from serving.telemetry import (
 log = get_logger("driver")
 
 T = TypeVar("T")
+
+INSIST_LEASES = 2  # leases for which the end of an attempt is written again and again while the database is away
+EXPIRED = JobError("expired", "Not finished within its deadline.")
 
 
 def _to_nobody(_news: News) -> None:
@@ -61,22 +65,28 @@ class Driver:
         self._owner = owner
         self._num_driven = dict.fromkeys(backends, 0)
 
-    async def drive(self, job_id: str, *, waited_s: float, tell: Callable[[News], None] = _to_nobody) -> Job | None:
-        """Claims and runs one job; its last known state, or None when somebody else has it or it was cancelled.
+    async def claim(self, job_id: str) -> Job | None:
+        """One job, ours from now on; None when it does not wait in line."""
+        return await self._store.claim(job_id, owner=self._owner)
+
+    async def claim_next(self, line: Line) -> Job | None:
+        """The first job of a line, ours from now on; None when nobody stands there."""
+        return await self._store.claim_next(line, owner=self._owner)
+
+    async def drive(self, job: Job, *, waited_s: float, tell: Callable[[News], None] = _to_nobody) -> Job | None:
+        """Runs a job that was claimed; its last known state, or None when it was cancelled or taken from us.
 
         `waited_s` is how long it stood in this Router's lane; it is told apart from the engine's own time.
         `tell` hears at once what the backend says on the way. Cancelling the task stops the backend.
         """
-        job = await self._store.claim(job_id, owner=self._owner)
-        if job is None:
-            return None
         with structlog.contextvars.bound_contextvars(job_id=job.id, tenant=job.tenant, request_id=job.request_id):
-            if job.attempts > 1:
-                JOBS_TAKEN_OVER.inc()
             log.info("job claimed", model=job.model_id, attempt=job.attempts)
             JOBS_DRIVEN.inc()
             try:
-                ended = await self._under_lease(job, self._run(job, waited_s, tell))
+                if job.expires_at <= time.time():
+                    ended = await self._fail(job, EXPIRED)
+                else:
+                    ended = await self._under_lease(job, self._run(job, waited_s, tell))
             except LeaseLost as error:
                 log.warning("lease lost", reason=str(error))
                 return None
@@ -89,21 +99,27 @@ class Driver:
             return ended
 
     async def _run(self, job: Job, waited_s: float, tell: Callable[[News], None]) -> Job:
-        if job.lost_workers >= self._settings.max_lost_workers:
-            return await self._fail(job, "workers_lost", f"Given up: it lost its worker {job.lost_workers} times.")
-        if time.time() - job.created_at > self._settings.max_age_s:
-            return await self._fail(job, "expired", f"Not finished within {self._settings.max_age_s:g} s.")
+        backend_id: str | None = None
         try:
             backend = self._choose(job)
+            backend_id = backend.id
             made = await self._make(job, backend, tell)
             return await self._commit(job, made, waited_s, backend)
         except GenerationError as error:
-            return await self._fail(job, error.code, str(error))
+            trouble = JobError(error.code, str(error))
+            if error.code in MAY_PASS and job.failures + 1 < self._settings.max_attempts:
+                return await self._put_back(job, trouble, backend_id, counts="failures")
+            return await self._fail(job, trouble, backend_id)
         except BackendLost as error:
-            return await self._put_back(job, str(error), is_worker_lost=True)
+            if job.lost_workers + 1 < self._settings.max_lost_workers:
+                return await self._put_back(
+                    job, JobError("backend_lost", str(error)), backend_id, counts="lost_workers"
+                )
+            message = f"Given up: it lost its worker {job.lost_workers + 1} times. The last time: {error}"
+            return await self._fail(job, JobError("workers_lost", message), backend_id)
         except (BlobError, Unavailable) as error:
-            # The stores are away. That says nothing of the job: it may try for as long as its age allows.
-            return await self._put_back(job, str(error), is_worker_lost=False)
+            # The stores are away. That says nothing of the job: it may try for as long as its deadline allows.
+            return await self._put_back(job, JobError("store_unavailable", str(error)), backend_id, counts=None)
 
     def _choose(self, job: Job) -> Backend:
         states = [
@@ -131,7 +147,9 @@ class Driver:
             if isinstance(news, Progress) and (now := time.monotonic()) >= next_write_at:
                 next_write_at = now + self._settings.progress_write_s
                 try:
-                    await self._store.write_progress(job, step=news.step, steps=news.steps, progress=news.percent)
+                    await self._store.write_progress(
+                        job, step=news.step, steps=news.steps, progress=news.percent, device_s=news.device_s
+                    )
                 except Unavailable as error:
                     # The picture is worth more than the news of it; the final write decides, as after a missed beat.
                     log.warning("progress not written", reason=error.message)
@@ -151,7 +169,9 @@ class Driver:
         try:
             result = await self._keep(job, made, waited_s)
             is_sent = True
-            ended = await self._store.succeed(job, result, backend=backend.id)
+            ended = await self._insist(
+                lambda: self._store.succeed(job, result, backend=backend.id, device_s=made.device_s)
+            )
             is_committed = True
             return ended
         finally:
@@ -169,9 +189,13 @@ class Driver:
     async def _discard(self, job: Job) -> None:
         """Removes what this attempt has uploaded."""
         try:
-            await asyncio.to_thread(self._blobs.delete_prefix, f"{job.output_prefix}{job.fence}-")
+            await asyncio.to_thread(self._remove_stored_by, job)
         except BlobError as error:
             log.warning("half-made pictures not removed", reason=str(error))
+
+    def _remove_stored_by(self, job: Job) -> None:
+        keys = [blob.key for blob in self._blobs.list(job.output_prefix)]
+        self._blobs.delete_many(stored_by(job, keys))
 
     async def _keep(self, job: Job, made: GenerationResult, waited_s: float) -> JobResult:
         ENGINE_WAIT_SECONDS.labels(job.model_id).observe(waited_s + made.waited_s)
@@ -194,20 +218,39 @@ class Driver:
             seed=image.seed,
         )
 
-    async def _fail(self, job: Job, code: str, message: str) -> Job:
-        log.warning("job failed", code=code, reason=message)
-        return await self._store.fail(job, JobError(code=code, message=message))
+    async def _fail(self, job: Job, error: JobError, backend_id: str | None = None) -> Job:
+        log.warning("job failed", code=error.code, reason=error.message)
+        return await self._insist(lambda: self._store.fail(job, error, backend=backend_id))
 
-    async def _put_back(self, job: Job, reason: str, *, is_worker_lost: bool) -> Job:
-        delay_s = min(self._settings.retry_cap_s, self._settings.retry_base_s * 2 ** (job.attempts - 1))
-        log.warning("job put back", reason=reason, delay_s=delay_s)
-        return await self._store.put_back(job, delay_s=delay_s, is_worker_lost=is_worker_lost)
+    async def _put_back(self, job: Job, error: JobError, backend_id: str | None, *, counts: Counter | None) -> Job:
+        num_tries = job.attempts if counts is None else getattr(job, counts) + 1
+        delay_s = retry_delay_s(num_tries, self._settings)
+        log.warning("job put back", code=error.code, reason=error.message, delay_s=round(delay_s, 1))
+        return await self._insist(
+            lambda: self._store.put_back(job, error, delay_s=delay_s, backend=backend_id, counts=counts)
+        )
+
+    async def _insist(self, write: Callable[[], Awaitable[Job]]) -> Job:
+        """Writes how an attempt ended, also when the database is away for a while: what was made is worth waiting for.
+
+        Somebody may take the lease meanwhile; then the write that comes late is refused, as it must be.
+        """
+        gives_up_at = time.monotonic() + INSIST_LEASES * self._settings.lease_s
+        while True:
+            try:
+                return await write()
+            except Unavailable as error:
+                if time.monotonic() > gives_up_at:
+                    raise
+                log.warning("end of the attempt not written yet", reason=error.message)
+                await asyncio.sleep(self._settings.poll_s)
 
     async def _under_lease(self, job: Job, work: Coroutine[None, None, Job]) -> Job:
-        """Renews the lease while `work` runs. Stops it with LeaseLost; at the run deadline the job fails."""
+        """Renews the lease while `work` runs. Stops it with LeaseLost; at its deadline the job fails."""
         running, beating = asyncio.create_task(work), asyncio.create_task(self._beat(job))
         try:
-            deadline_s = self._settings.run_deadline_s
+            left_s = max(0.0, job.expires_at - time.time())
+            deadline_s = min(self._settings.run_deadline_s, left_s)
             await asyncio.wait({running, beating}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()
@@ -215,7 +258,9 @@ class Driver:
                 beating.result()  # raises: a heartbeat only ever ends by losing the lease
             running.cancel()  # the backend is free before the job is told to have failed
             await asyncio.wait({running})
-            return await self._fail(job, "deadline", f"Not finished after {deadline_s:g} s.")
+            if deadline_s == left_s:
+                return await self._fail(job, EXPIRED)
+            return await self._fail(job, JobError("deadline", f"Not finished after {deadline_s:g} s of work."))
         finally:
             running.cancel()
             beating.cancel()

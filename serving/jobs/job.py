@@ -13,7 +13,8 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["image", "video", "text", "lora", "frames"]
 Priority = Literal["low", "normal", "high"]
 
-# running → queued: its backend or its Router was lost, and it may be tried again.
+# What the server may do by itself. running → queued: what stopped the attempt may pass. Only a person moves an ended
+# job: failed → queued, a new life (JobStore.retry).
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     "queued": frozenset({"running", "cancelled", "failed"}),
     "running": frozenset({"succeeded", "failed", "cancelled", "queued"}),
@@ -22,8 +23,11 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     "cancelled": frozenset(),
 }
 FINAL: frozenset[Status] = frozenset(status for status, after in TRANSITIONS.items() if not after)
+MAX_HISTORY = 50  # attempts that a job remembers, the latest
 SAFE_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,63}")
 PRIORITY_RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}  # sorts ascending
+OLD_MAX_AGE_S = 86_400.0  # the deadline of jobs from before each had its own
+NOWHERE = ""  # the place of a job that does not wait in line
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,20 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that did not succeed, and why."""
+
+    number: int
+    started_at: float
+    ended_at: float
+    code: str
+    message: str
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A snapshot; JobStore is the only one that changes what is stored."""
+    """A snapshot; JobStore and JobUpkeep are the only ones that change what is stored."""
 
     id: str
     tenant: str
@@ -64,6 +80,7 @@ class Job:
     request: GenerationRequest
     priority: Priority
     created_at: float
+    expires_at: float  # Unix seconds; not ended by then, it fails with code "expired"
     status: Status = "queued"
     progress: int = 0  # percent
     step: int = 0
@@ -71,17 +88,25 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0  # claims, whatever became of them
-    lost_workers: int = 0  # attempts that ended with the death of whoever was at work
+    lives: int = 0  # times a person had it tried again after it had failed
+    failures: int = 0  # attempts of this life that ended with an error which may pass
+    lost_workers: int = 0  # attempts of this life that ended with the death of whoever was at work
+    history: tuple[Attempt, ...] = ()
     not_before: float = 0.0  # Unix seconds; put back until then
-    fence: int = 0  # grows with every claim; a write with an older fence is refused
+    fence: int = 0  # grows with every claim and every loss of one; a write with an older fence is refused
     owner: str | None = None
-    lease_until: float = 0.0
     backend: str | None = None
     result: JobResult | None = None
     error: JobError | None = None
+    device_s: float = 0.0  # seconds of the device, all attempts together
     metadata: dict[str, str] = field(default_factory=dict)
+    webhook_url: str | None = None
     user: str | None = None
     request_id: str = ""  # of the HTTP call that made it, for the logs
+    # Each of these is 0 when there is nothing to do, so an index finds what there is without looking at the rest.
+    owed_at: float = 0.0  # since when its state has news that are not yet on their way to webhooks
+    wake_at: float = 0.0  # a job that has not ended: when the server looks at it by itself (serving/jobs/upkeep.py)
+    tidy_at: float = 0.0  # an ended one: when there is something to clear away
 
     @property
     def is_final(self) -> bool:
@@ -90,6 +115,11 @@ class Job:
     @property
     def model_id(self) -> str:
         return self.request.model_id
+
+    def with_attempt(self, code: str, message: str, *, backend: str | None = None) -> tuple[Attempt, ...]:
+        """Its history, once the attempt under way has ended like this."""
+        attempt = Attempt(self.attempts, self.started_at or self.created_at, time.time(), code, message, backend)
+        return (*self.history, attempt)[-MAX_HISTORY:]
 
     @property
     def output_prefix(self) -> str:
@@ -112,15 +142,21 @@ def new_job(
     metadata: dict[str, str],
     user: str | None,
     request_id: str,
+    expires_in_s: float,
+    webhook_url: str | None = None,
 ) -> Job:
     """A queued job, with a fresh id unless it got one before."""
+    now = time.time()
     return Job(
         id=job_id or new_job_id(),
         tenant=tenant,
         kind=kind,
         request=request,
         priority=priority,
-        created_at=time.time(),
+        created_at=now,
+        expires_at=now + expires_in_s,
+        wake_at=now + expires_in_s,
+        webhook_url=webhook_url,
         steps=num_run_steps(request.num_inference_steps, request.strength) * request.num_images,
         metadata=metadata,
         user=user,
@@ -138,11 +174,47 @@ def input_prefix(job_id: str) -> str:
     return f"temp/{job_id}/"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Line:
+    """The waiting jobs of one model, priority and tenant, oldest first."""
+
+    model_id: str
+    priority_rank: int
+    tenant: str
+
+    @classmethod
+    def of(cls, job: Job) -> "Line":
+        return cls(job.model_id, PRIORITY_RANK[job.priority], job.tenant)
+
+    @classmethod
+    def of_place(cls, place: str) -> "Line":
+        """The line that a stored place belongs to."""
+        model_id, rank, tenant, _ = place.split("/")
+        return cls(model_id, int(rank), tenant)
+
+    @property
+    def prefix(self) -> str:
+        """What the places of this line begin with, and no others."""
+        return f"{self.model_id}/{self.priority_rank}/{self.tenant}/"
+
+
+def place_in_line(job: Job) -> str:
+    """One string that says where a waiting job stands; ids sort by time. Empty is nowhere.
+
+    A composite, since the embedded database uses an index for ranges only: the head of a line, the next line and the
+    length of a line are ranges of this one field, and take as long among a hundred thousand jobs as among ten.
+    """
+    return Line.of(job).prefix + job.id
+
+
 def job_to_document(job: Job) -> dict[str, Any]:
     """The stored form: scalars, whole lists and sub-documents only."""
     document = asdict(job)
     document["_id"] = document.pop("id")
-    document["priority_rank"] = PRIORITY_RANK[job.priority]
+    document["line"] = place_in_line(job) if job.status == "queued" else NOWHERE
+    document["waits_of"] = job.tenant if job.status == "queued" else NOWHERE
+    document["tenant_at"] = f"{job.tenant}/{job.id}"
+    document["history"] = [asdict(attempt) for attempt in job.history]
     # A seed reaches 2^63-1, within a BSON int64; as text it also survives stores that pass numbers through doubles.
     document["request"]["seed"] = str(job.request.seed)
     document["request"]["loras"] = [asdict(lora) for lora in job.request.loras]  # a list, not a tuple
@@ -153,8 +225,10 @@ def job_to_document(job: Job) -> dict[str, Any]:
 
 def job_from_document(document: dict[str, Any]) -> Job:
     """Inverse of job_to_document; raises KeyError or TypeError on a document this version does not understand."""
-    names = {name for name in Job.__slots__ if name not in {"id", "request", "result", "error"}}
-    scalars = {name: document[name] for name in names}
+    parts = {"id", "request", "result", "error", "history"}
+    # What an older version did not write has its default; such a job is brought into line by JobUpkeep.adopt().
+    scalars = {name: document[name] for name in Job.__slots__ if name in document and name not in parts}
+    scalars.setdefault("expires_at", document["created_at"] + OLD_MAX_AGE_S)
     request = dict(document["request"])
     request["seed"] = int(request["seed"])
     request["loras"] = tuple(LoraChoice(**{**lora, "file": _file(lora)}) for lora in request["loras"])
@@ -163,6 +237,7 @@ def job_from_document(document: dict[str, Any]) -> Job:
     return Job(
         **scalars,
         id=document["_id"],
+        history=tuple(Attempt(**attempt) for attempt in document.get("history", ())),
         request=GenerationRequest(**request),
         result=None if document["result"] is None else _result_from_document(document["result"]),
         error=None if error is None else JobError(**error),

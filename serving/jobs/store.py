@@ -1,35 +1,43 @@
 """Jobs in MongoDB: insert, look up, claim under a lease, write under a fence, end. Knows no backend and no HTTP.
 
 A claim is one atomic update that raises `fence`; every later write of the claimer filters on that fence, so a
-process that lost its lease can change nothing (docs/decisions.md).
+process that lost its lease can change nothing (docs/decisions.md). What the server does by itself, such as taking
+the lease from the dead, is in upkeep.py.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from configs.settings import JobSettings
-from serving.errors import Conflict, LeaseLost, NotFound
+from serving.errors import Conflict, LeaseLost, NotFound, Unavailable
+from serving.jobs.census import Census
 from serving.jobs.job import (
-    PRIORITY_RANK,
+    NOWHERE,
     TRANSITIONS,
     Job,
     JobError,
     JobResult,
     Kind,
+    Line,
     Status,
     job_from_document,
     job_to_document,
+    place_in_line,
     result_to_document,
 )
-from serving.mongo import Document, Mongo
-from serving.telemetry import get_logger
+from serving.mongo import Document, Mongo, under
 
-log = get_logger("store")
+Counter = Literal["failures", "lost_workers"]
+# What every write that ends an attempt takes from a job.
+AT_REST: Document = {"owner": None, "line": NOWHERE, "waits_of": NOWHERE}
 
-OLDEST_FIRST = (("priority_rank", 1), ("created_at", 1))
+
+def at_its_end(settings: JobSettings) -> Document:
+    """What the write that ends a job says beside the outcome: its news are owed, by this very write."""
+    now = time.time()
+    return {**AT_REST, "finished_at": now, "owed_at": now, "wake_at": 0.0, "tidy_at": now + settings.sweep_after_s}
 
 
 class JobStore:
@@ -38,10 +46,12 @@ class JobStore:
     def __init__(self, mongo: Mongo, settings: JobSettings) -> None:
         self._mongo = mongo
         self._settings = settings
+        self._census = Census(mongo)
 
     # What callers do, inside their tenant.
 
     async def insert(self, job: Job) -> None:
+        """Raises Conflict when there is a job of this id."""
         await self._mongo.of_tenant("jobs", job.tenant).insert(job_to_document(job))
 
     async def get(self, tenant: str, job_id: str) -> Job:
@@ -55,20 +65,17 @@ class JobStore:
         self, tenant: str, *, status: Status | None, kind: Kind | None, limit: int, after: str | None
     ) -> list[Job]:
         """Newest first; `after` is the id of the last job of the page before, NotFound where there is none such."""
-        query: Document = {}
+        # Ids sort by time, so the tenant's jobs in order of age are one range of one indexed field.
+        place = under(f"{tenant}/")
+        if after is not None:
+            place["$lt"] = f"{tenant}/{(await self.get(tenant, after)).id}"
+        query: Document = {"tenant_at": place}
         if status is not None:
             query["status"] = status
         if kind is not None:
             query["kind"] = kind
-        if after is not None:
-            last = await self.get(tenant, after)
-            # Ids start with the time in milliseconds, so they order jobs of one instant too.
-            query["$or"] = [
-                {"created_at": {"$lt": last.created_at}},
-                {"created_at": last.created_at, "_id": {"$lt": last.id}},
-            ]
         jobs = self._mongo.of_tenant("jobs", tenant)
-        documents = await jobs.find(query, sort=[("created_at", -1), ("_id", -1)], limit=limit)
+        documents = await jobs.find(query, sort=[("tenant_at", -1)], limit=limit)
         return [job_from_document(document) for document in documents]
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
@@ -76,7 +83,7 @@ class JobStore:
         document = await self._mongo.of_tenant("jobs", tenant).find_one_and_update(
             {"_id": job_id, "status": {"$in": ["queued", "running"]}},
             # Whoever drives it cannot write any more: every write asks for a running job.
-            {"$set": {"status": "cancelled", "finished_at": time.time(), "owner": None}},
+            {"$set": {"status": "cancelled", **at_its_end(self._settings)}},
         )
         if document is not None:
             return job_from_document(document)
@@ -85,97 +92,126 @@ class JobStore:
             raise Conflict(f"The job has {job.status} already; there is nothing to cancel.", code="job_ended")
         return job
 
+    async def retry(self, tenant: str, job_id: str, *, expires_at: float) -> Job:
+        """A failed job, waiting again with a new life. Raises NotFound, or Conflict for one that has not failed.
+
+        Unavailable while the news of its failure are not on their way yet: a new life would swallow them.
+        """
+        job = await self.get(tenant, job_id)
+        if job.status != "failed":
+            raise Conflict(f"Only a failed job can be retried; this one is {job.status}.", code="job_not_failed")
+        document = await self._mongo.of_tenant("jobs", tenant).find_one_and_update(
+            {"_id": job_id, "status": "failed", "fence": job.fence, "owed_at": {"$lte": 0}},
+            {
+                "$set": {
+                    "status": "queued",
+                    "line": place_in_line(job),
+                    "waits_of": tenant,
+                    "expires_at": expires_at,
+                    "wake_at": expires_at,
+                    "tidy_at": 0.0,
+                    "not_before": 0.0,
+                    "failures": 0,
+                    "lost_workers": 0,
+                    "progress": 0,
+                    "step": 0,
+                    "error": None,
+                    "started_at": None,
+                    "finished_at": None,
+                },
+                "$inc": {"lives": 1, "fence": 1},
+            },
+        )
+        if document is None:
+            raise Unavailable("The end of this job is still being announced.", code="job_announcing", retry_after_s=1)
+        return job_from_document(document)
+
     async def count_queued(self, tenant: str | None = None) -> int:
         """Waiting jobs of a tenant, or of all."""
-        jobs = (
-            self._mongo.across_tenants("jobs", "count_queue")
-            if tenant is None
-            else self._mongo.of_tenant("jobs", tenant)
-        )
-        return await jobs.count({"status": "queued"})
+        waits_of = {"$gt": NOWHERE} if tenant is None else {"$gte": tenant, "$lte": tenant}
+        return await self._mongo.across_tenants("jobs", "count_queue").count({"waits_of": waits_of})
 
     async def queue_position(self, job: Job) -> int:
-        """How many waiting jobs of the same model go first; 0 is next."""
-        rank = PRIORITY_RANK[job.priority]
-        jobs = self._mongo.across_tenants("jobs", "count_queue")
-        waiting = {"status": "queued", "model": job.model_id}
-        more_urgent, older = await asyncio.gather(
-            jobs.count({**waiting, "priority_rank": {"$lt": rank}}),
-            jobs.count({**waiting, "priority_rank": rank, "created_at": {"$lt": job.created_at}}),
-        )
-        return more_urgent + older
+        """How many waiting jobs of the same model are expected to go first under fair shares; 0 is next."""
+        return await self._census.position(job)
 
     # What a Router does, for all tenants.
 
+    async def heads(self, model_ids: Sequence[str], *, limit: int) -> dict[Line, str]:
+        """The lines in which jobs wait, and the first job of each. Reads only; a claim decides who gets one."""
+        return await self._census.heads(model_ids, limit=limit)
+
     async def claim(self, job_id: str, *, owner: str) -> Job | None:
-        """Makes `owner` the one who drives this job, if it waits or its lease ran out; else None."""
+        """Makes `owner` the one who drives this job, if it waits in line; else None."""
+        return await self._claim({"_id": job_id, "line": {"$gt": NOWHERE}}, owner)
+
+    async def claim_next(self, line: Line, *, owner: str) -> Job | None:
+        """Makes `owner` the one who drives the first job of the line; None when nobody stands there any more."""
+        return await self._claim({"line": under(line.prefix)}, owner)
+
+    async def _claim(self, query: Document, owner: str) -> Job | None:
         now = time.time()
-        jobs = self._mongo.across_tenants("jobs", "drive_jobs")
-        lease_until = now + self._settings.lease_s
-        update: dict[str, dict[str, Any]] = {
-            "$set": {"status": "running", "owner": owner, "lease_until": lease_until, "started_at": now},
+        update = {
+            "$set": {
+                **AT_REST,
+                "status": "running",
+                "owner": owner,
+                "started_at": now,
+                "wake_at": now + self._settings.lease_s,
+                "owed_at": now,
+            },
             "$inc": {"attempts": 1, "fence": 1},
         }
-        # Two plain steps, for no write may filter by $or (serving/mongo.py). Each is atomic by itself.
-        document = await jobs.find_one_and_update({"_id": job_id, "status": "queued"}, update)
-        if document is None:
-            lapsed = {"_id": job_id, "status": "running", "lease_until": {"$lt": now}}
-            update["$inc"]["lost_workers"] = 1
-            document = await jobs.find_one_and_update(lapsed, update)
+        document = await self._mongo.across_tenants("jobs", "drive_jobs").find_one_and_update(
+            {**query, "status": "queued"}, update, sort=[("line", 1)]
+        )
         return None if document is None else job_from_document(document)
-
-    async def find_undriven(self, model_ids: Sequence[str], *, limit: int) -> list[Job]:
-        """Jobs that wait or whose lease ran out, best first. Reads only; claim() decides who gets one."""
-        jobs = self._mongo.across_tenants("jobs", "drive_jobs")
-        of_models = {"model": {"$in": list(model_ids)}}
-        now = time.time()
-        lapsed = {"status": "running", "lease_until": {"$lt": now}, **of_models}
-        waiting = {"status": "queued", "not_before": {"$lte": now}, **of_models}
-        found = [
-            *await jobs.find(lapsed, sort=OLDEST_FIRST, limit=limit),
-            *await jobs.find(waiting, sort=OLDEST_FIRST, limit=limit),
-        ]
-        return [job for document in found if (job := _read(document)) is not None]
 
     async def renew(self, job: Job) -> None:
         """The heartbeat. Raises LeaseLost when somebody else owns the job."""
-        await self._write(job, {"lease_until": time.time() + self._settings.lease_s})
+        await self._write(job, {"wake_at": time.time() + self._settings.lease_s})
 
-    async def write_progress(self, job: Job, *, step: int, steps: int, progress: int) -> None:
-        lease_until = time.time() + self._settings.lease_s
-        await self._write(job, {"step": step, "steps": steps, "progress": progress, "lease_until": lease_until})
+    async def write_progress(self, job: Job, *, step: int, steps: int, progress: int, device_s: float) -> None:
+        """How far this attempt is, and what it took of the device so far; renews the lease too."""
+        news = {"step": step, "steps": steps, "progress": progress, "device_s": job.device_s + device_s}
+        await self._write(job, {**news, "wake_at": time.time() + self._settings.lease_s})
 
-    async def succeed(self, job: Job, result: JobResult, *, backend: str) -> Job:
+    async def succeed(self, job: Job, result: JobResult, *, backend: str, device_s: float) -> Job:
         """The commit: from here on the result exists."""
+        made = {"result": result_to_document(result), "backend": backend, "progress": 100, "step": job.steps}
         return await self._move(
-            job,
-            "succeeded",
-            {
-                "result": result_to_document(result),
-                "backend": backend,
-                "progress": 100,
-                "step": job.steps,
-                "finished_at": time.time(),
-                "owner": None,
-            },
+            job, "succeeded", {**made, "device_s": job.device_s + device_s, **at_its_end(self._settings)}
         )
 
-    async def fail(self, job: Job, error: JobError) -> Job:
-        return await self._move(job, "failed", {"error": asdict(error), "finished_at": time.time(), "owner": None})
-
-    async def put_back(self, job: Job, *, delay_s: float, is_worker_lost: bool) -> Job:
-        """Back to the queue, its place kept, not to be run again within `delay_s`."""
+    async def fail(self, job: Job, error: JobError, *, backend: str | None = None) -> Job:
+        """The end of a job that cannot be made, with what was tried."""
+        history = [asdict(attempt) for attempt in job.with_attempt(error.code, error.message, backend=backend)]
         return await self._move(
-            job,
-            "queued",
-            {
-                "owner": None,
-                "progress": 0,
-                "step": 0,
-                "not_before": time.time() + delay_s,
-                "lost_workers": job.lost_workers + is_worker_lost,
-            },
+            job, "failed", {"error": asdict(error), "history": history, **at_its_end(self._settings)}
         )
+
+    async def put_back(
+        self, job: Job, error: JobError, *, delay_s: float, backend: str | None, counts: Counter | None
+    ) -> Job:
+        """Back to the queue, out of line for `delay_s`. `counts` names the counter of attempts that it goes on."""
+        not_before = time.time() + delay_s
+        changes: Document = {
+            **AT_REST,
+            "waits_of": job.tenant,
+            "progress": 0,
+            "step": 0,
+            "not_before": not_before,
+            "wake_at": min(not_before, job.expires_at),
+            "history": [asdict(attempt) for attempt in job.with_attempt(error.code, error.message, backend=backend)],
+        }
+        if counts is not None:
+            changes[counts] = getattr(job, counts) + 1
+        return await self._move(job, "queued", changes)
+
+    async def hand_back(self, job: Job) -> Job:
+        """Back into its place in line, with no blame: whoever drives it must go."""
+        waiting = {"line": place_in_line(job), "waits_of": job.tenant, "progress": 0, "step": 0}
+        return await self._move(job, "queued", {**AT_REST, **waiting, "wake_at": job.expires_at})
 
     async def _move(self, job: Job, status: Status, changes: dict[str, Any]) -> Job:
         assert status in TRANSITIONS["running"], f"{job.id}: running → {status} is not allowed"
@@ -188,12 +224,3 @@ class JobStore:
         if document is None:
             raise LeaseLost(f"{job.id}: fence {job.fence} is no longer the newest, or the job has ended")
         return job_from_document(document)
-
-
-def _read(document: Document) -> Job | None:
-    """The job, or None for a document that this version cannot read: it must not stop the work on all others."""
-    try:
-        return job_from_document(document)
-    except (KeyError, TypeError, ValueError):
-        log.exception("job document not understood", job_id=document.get("_id"))
-        return None

@@ -1,27 +1,41 @@
-"""The front half of a job: a wish, resolved and given room, is stored. Knows no HTTP."""
+"""The front half of a job: a wish that was admitted is stored, once. Knows no HTTP."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from configs.settings import Settings
+from configs.settings import JobSettings
 from models.blobs import BlobStore
 from models.errors import BlobError
-from models.spec import ModelSpec
-from pipelines.request import CONTENT_TYPES, StoredFile
-from serving.adapters.store import AdapterStore
-from serving.errors import Forbidden, Unavailable
+from pipelines.request import CONTENT_TYPES, GenerationRequest, StoredFile
+from serving.errors import Conflict, NotFound, Unavailable
+from serving.jobs.admission import Admission
+from serving.jobs.idempotency import IdempotencyKeys, fingerprint_of
 from serving.jobs.inputs import EditWish, InputPicture
 from serving.jobs.job import Job, input_prefix, new_job, new_job_id
-from serving.jobs.queue_room import QueueRoom
 from serving.jobs.store import JobStore
-from serving.jobs.wish import MAX_LORAS, ImageWish, resolve_image
+from serving.jobs.wish import ImageWish
 from serving.telemetry import JOBS_ACCEPTED, get_logger
 from serving.tenancy.auth import Caller
 
 log = get_logger("submission")
 
 EXTENSIONS = {content_type: name for name, content_type in CONTENT_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An idempotency key, and the route that it came to."""
+
+    text: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A stored job, and whether it was an earlier request with the same idempotency key that made it."""
+
+    job: Job
+    is_replay: bool = False
 
 
 class Submission:
@@ -31,34 +45,61 @@ class Submission:
         self,
         store: JobStore,
         blobs: BlobStore,
-        adapters: AdapterStore,
-        catalog: Mapping[str, ModelSpec],
-        settings: Settings,
+        keys: IdempotencyKeys,
+        admission: Admission,
+        settings: JobSettings,
     ) -> None:
         self._store = store
         self._blobs = blobs
-        self._adapters = adapters
-        self._room = QueueRoom(store, settings.jobs)
-        self._catalog = catalog
+        self._keys = keys
+        self._admission = admission
         self._settings = settings
 
-    async def submit_image(self, caller: Caller, wish: ImageWish, *, request_id: str) -> Job:
-        """Raises BadInput, NotFound (model), Forbidden (priority) or TooManyRequests; then nothing was stored."""
-        request = resolve_image(
-            wish,
-            self._catalog,
-            default_model=self._settings.default_image_model,
-            max_prompt_chars=self._settings.api.max_prompt_chars,
-            adapters=await self._adapters.find_all(caller.tenant, [lora.name for lora in wish.loras[:MAX_LORAS]]),
-        )
-        if wish.priority == "high" and not caller.is_admin:
-            raise Forbidden("priority 'high' needs a key with role admin.", param="priority")
-        await self._room.take(caller.tenant)
+    async def submit_image(
+        self, caller: Caller, wish: ImageWish, *, request_id: str, key: RequestKey | None = None
+    ) -> Accepted:
+        """Raises what Admission raises: then nothing was stored.
+
+        With a key that was used before, the job of that time, whatever became of it; KeyReused for another wish.
+        """
+        fingerprint = "" if key is None else fingerprint_of(key.route, wish)
+        if key is not None and (job := await self._made_before(caller.tenant, key.text, fingerprint)) is not None:
+            return Accepted(job, is_replay=True)
+        request = await self._admission.admit(caller, wish)
         job_id = new_job_id()
+        if key is not None:
+            held = await self._keys.reserve(caller.tenant, key.text, fingerprint=fingerprint, new_id=job_id)
+            job_id = held.id
+        job = self._job(caller, wish, request, job_id=job_id, request_id=request_id)
+        try:
+            await self._store_inputs(job, wish.edit)
+            await self._store.insert(job)
+        except Conflict:
+            # Only a reserved id can be taken: by a request with the same key, at the same moment.
+            return Accepted(await self._store.get(caller.tenant, job.id), is_replay=True)
+        except Unavailable:
+            if key is None:  # else another request with this key may have stored the same files and the job
+                await self._remove_inputs(job)
+            raise
+        JOBS_ACCEPTED.labels(job.kind, job.model_id).inc()
+        log.info("job accepted", job_id=job.id, model=job.model_id, images=request.num_images)
+        return Accepted(job)
+
+    async def _made_before(self, tenant: str, key: str, fingerprint: str) -> Job | None:
+        """The job that the key stands for; None while there is none: the key is free, or its request broke off."""
+        held = await self._keys.find(tenant, key, fingerprint=fingerprint)
+        if held is None:
+            return None
+        try:
+            return await self._store.get(tenant, held.id)
+        except NotFound:
+            return None
+
+    def _job(self, caller: Caller, wish: ImageWish, request: GenerationRequest, *, job_id: str, request_id: str) -> Job:
         if wish.edit is not None:
             image, mask = wish.edit.image, wish.edit.mask
             request = replace(request, image=_file("image", image, job_id), mask=_file("mask", mask, job_id))
-        job = new_job(
+        return new_job(
             request,
             job_id=job_id,
             tenant=caller.tenant,
@@ -67,31 +108,24 @@ class Submission:
             metadata=dict(wish.metadata),
             user=wish.user,
             request_id=request_id,
+            expires_in_s=self._settings.max_age_s if wish.expires_in_s is None else wish.expires_in_s,
+            webhook_url=wish.webhook_url,
         )
-        if wish.edit is None:
-            await self._store.insert(job)
-        else:
-            await self._insert_edit(job, wish.edit)
-        JOBS_ACCEPTED.labels(job.kind, job.model_id).inc()
-        log.info("job accepted", job_id=job.id, model=job.model_id, images=request.num_images)
-        return job
 
-    async def _insert_edit(self, job: Job, edit: EditWish) -> None:
-        """The files first: whoever finds the job finds them too. No job, no files."""
-        is_inserted = False
+    async def _store_inputs(self, job: Job, edit: EditWish | None) -> None:
+        """Before the job: whoever finds the job finds them too."""
+        if edit is None:
+            return
         try:
             for file, picture in ((job.request.image, edit.image), (job.request.mask, edit.mask)):
                 if file is not None and picture is not None:
                     await asyncio.to_thread(self._blobs.put, file.key, picture.data, picture.content_type)
-            await self._store.insert(job)
-            is_inserted = True
         except BlobError as error:
             raise Unavailable("The object store did not answer.", code="storage_unavailable") from error
-        finally:
-            if not is_inserted:
-                await self._remove_inputs(job)
 
     async def _remove_inputs(self, job: Job) -> None:
+        if job.request.image is None:
+            return
         try:
             await asyncio.to_thread(self._blobs.delete_prefix, input_prefix(job.id))
         except BlobError as error:

@@ -47,6 +47,8 @@ class ImageWish:
     priority: Priority = "normal"
     metadata: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
+    expires_in_s: float | None = None
+    webhook_url: str | None = None
     edit: EditWish | None = None  # start from a picture
     num_partial_images: int = 0
 

@@ -9,16 +9,13 @@ from starlette.types import ASGIApp
 from configs.settings import Settings
 from models.blobs import BlobStore
 from models.spec import ModelSpec
-from serving.adapters.store import AdapterStore
 from serving.api.app import build_app
-from serving.api.deps import Services
+from serving.api.services import make_services
 from serving.jobs.store import JobStore
-from serving.jobs.submission import Submission
 from serving.mongo import Mongo
+from serving.outbound import Outbound
 from serving.replicas.links import RayRouterLink
 from serving.telemetry import configure_logging
-from serving.tenancy.auth import KeyRing
-from serving.tenancy.tenants import Tenants
 
 
 @serve.ingress()
@@ -28,20 +25,14 @@ class Api:
     def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec], router: DeploymentHandle) -> None:
         configure_logging(settings.log, component="api", log_dir=settings.state_dir / "logs")
         mongo = Mongo(settings.mongo)
-        store = JobStore(mongo, settings.jobs)
-        blobs = BlobStore.from_settings(settings.s3)
-        adapters = AdapterStore(mongo, blobs)
-        self._services = Services(
-            settings=settings,
-            catalog=catalog,
+        self._services = make_services(
+            settings,
+            catalog,
             mongo=mongo,
-            blobs=blobs,
-            keys=KeyRing(mongo),
-            tenants=Tenants(mongo),
-            store=store,
-            adapters=adapters,
-            submission=Submission(store, blobs, adapters, catalog, settings),
+            store=JobStore(mongo, settings.jobs),
+            blobs=BlobStore.from_settings(settings.s3),
             router=RayRouterLink(router),
+            outbound=Outbound(settings.outbound),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

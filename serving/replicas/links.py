@@ -5,15 +5,15 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, StoredFile
 from serving.backends.gpu import EngineFailure, EngineMessage, read_report
 from serving.errors import BackendLost, Unavailable
-from serving.jobs.dispatcher import Place
 from serving.jobs.feed import News, for_at_most
 from serving.jobs.job import Job
+from serving.jobs.lane import Place
 from serving.telemetry import get_logger
 
 log = get_logger("links")
@@ -32,6 +32,9 @@ class RayEngineLink:
             async for message in stream:
                 is_complete = isinstance(message, GenerationResult | EngineFailure)
                 yield message
+        except (DeploymentUnavailableError, BackPressureError) as error:
+            # No engine had it, so none was lost with it: it waits until there is one.
+            raise Unavailable(f"No engine of {request.model_id} takes it now.", code="engine_unavailable") from error
         except (RayError, RayServeException) as error:
             raise BackendLost(f"engine of {request.model_id}: {type(error).__name__}") from error
         finally:
@@ -63,9 +66,7 @@ class RayRouterLink:
 
     async def drive(self, job: Job, *, timeout_s: float) -> Job | None:
         try:
-            driven: Job | None = await asyncio.wait_for(
-                self._handle.drive.remote(Place.of(job), job.model_id), timeout_s
-            )
+            driven: Job | None = await asyncio.wait_for(self._handle.drive.remote(Place.of(job)), timeout_s)
         except TimeoutError:
             return None
         except (RayError, RayServeException) as error:
@@ -74,7 +75,7 @@ class RayRouterLink:
         return driven
 
     async def follow(self, job: Job, *, timeout_s: float) -> AsyncGenerator[News | Job, None]:
-        stream = self._handle.options(stream=True).follow.remote(Place.of(job), job.model_id)
+        stream = self._handle.options(stream=True).follow.remote(Place.of(job))
         try:
             async with aclosing(for_at_most(timeout_s, _told(stream))) as told:
                 async for news in told:

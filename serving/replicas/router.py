@@ -1,8 +1,10 @@
 """The Router deployment: drives jobs to their end with our engines. Loads no torch."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -10,16 +12,30 @@ from ray.serve.handle import DeploymentHandle
 from configs.settings import Settings
 from models.blobs import BlobStore
 from pipelines.request import AdapterReport, StoredFile
+from serving.api.schemas.jobs import event_view
 from serving.backends.base import Backend
 from serving.backends.gpu import EngineBackend, EngineFailure
-from serving.jobs.dispatcher import Dispatcher, Place
+from serving.draining import FRESH_S, Board
+from serving.errors import Unavailable
+from serving.jobs.caretaker import Caretaker
+from serving.jobs.chores import Chores
+from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.driver import Driver
 from serving.jobs.feed import News
+from serving.jobs.idempotency import IdempotencyKeys
 from serving.jobs.job import Job
+from serving.jobs.lane import Place
+from serving.jobs.pace import OldPaces, Pace
+from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
+from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo
+from serving.outbound import Outbound
 from serving.replicas.links import RayEngineLink
 from serving.telemetry import configure_logging, get_logger
+from serving.tenancy.policies import TenantPolicies
+from serving.tenancy.tenants import Tenants
+from serving.webhooks.work import Webhooks, WebhookWork
 
 log = get_logger("router")
 
@@ -28,27 +44,54 @@ class Router:
     """One dispatcher over all local engines, and a loop that finds jobs nobody drives."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it, on the loop that the sweep needs
-        self, settings: Settings, engines: Mapping[str, DeploymentHandle]
+        self, settings: Settings, engines: Mapping[str, DeploymentHandle], generation: int
     ) -> None:
         configure_logging(settings.log, component="router", log_dir=settings.state_dir / "logs")
         self._engines = {model_id: RayEngineLink(handle) for model_id, handle in engines.items()}
         backends = [EngineBackend(model_id, link) for model_id, link in self._engines.items()]
         self._backends: dict[str, Backend] = {backend.id: backend for backend in backends}
-        store = JobStore(Mongo(settings.mongo), settings.jobs)
+        mongo, blobs = Mongo(settings.mongo), BlobStore.from_settings(settings.s3)
+        store, upkeep = JobStore(mongo, settings.jobs), JobUpkeep(mongo, settings.jobs)
         owner = serve.get_replica_context().replica_tag
-        driver = Driver(
-            store, BlobStore.from_settings(settings.s3), self._backends, settings=settings.jobs, owner=owner
-        )
+        outbound = Outbound(settings.outbound)
+        webhooks = Webhooks.over(mongo, outbound, settings.webhooks)
+        sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
+        self._webhooks = WebhookWork(webhooks, upkeep, outbound, partial(event_view, sign), settings.webhooks)
         self._dispatcher = Dispatcher(
-            driver, store, list(engines), settings=settings.jobs, lane_width=settings.router.max_driven_per_model
+            Driver(store, blobs, self._backends, settings=settings.jobs, owner=owner),
+            store,
+            upkeep,
+            Shares(mongo, half_life_s=settings.jobs.share_half_life_s),
+            [Pace(mongo, model_id, owner=owner) for model_id in engines],
+            settings=settings.jobs,
+            # Together the Routers fill the engines and no more: what waits there could not give way to others.
+            lane_width=max(1, settings.router.max_driven_per_model // settings.router.num_replicas),
+            onlooker=self._webhooks,
         )
+        caretaker = Caretaker(
+            upkeep,
+            blobs,
+            TenantPolicies(Tenants(mongo), settings.jobs),
+            Chores(mongo, owner=owner),
+            forgetful=[
+                IdempotencyKeys(mongo, keep_s=settings.api.idempotency_keep_s),
+                webhooks.deliveries,
+                OldPaces(mongo),
+            ],
+            settings=settings.jobs,
+        )
+        self._webhooks.start()
         self._sweeping = asyncio.create_task(self._dispatcher.sweep_forever())
+        self._caring = asyncio.create_task(caretaker.run_forever())
+        self._drain_s = settings.jobs.drain_s
+        self._is_draining = False
+        self._watching = asyncio.create_task(self._watch(Board(mongo, settings.jobs), generation))
 
-    async def drive(self, place: Place, model_id: str) -> Job | None:
-        return await self._dispatcher.drive(place, model_id)
+    async def drive(self, place: Place) -> Job | None:
+        return await self._dispatcher.drive(place)
 
-    async def follow(self, place: Place, model_id: str) -> AsyncGenerator[News | Job, None]:
-        async with aclosing(self._dispatcher.follow(place, model_id)) as told:
+    async def follow(self, place: Place) -> AsyncGenerator[News | Job, None]:
+        async with aclosing(self._dispatcher.follow(place)) as told:
             async for news in told:
                 yield news
 
@@ -68,5 +111,38 @@ class Router:
 
     def check_health(self) -> None:
         """Ray restarts a replica whose check raises: without its sweep a Router would leave jobs lying."""
-        if self._sweeping.done():
-            raise RuntimeError(f"the sweep ended: {self._sweeping}")
+        for loop in (self._sweeping, self._caring):
+            if loop.done():
+                raise RuntimeError(f"a loop has ended: {loop}")
+        if self._webhooks.is_broken and not self._is_draining:
+            raise RuntimeError("a loop of the webhooks has ended")
+        if self._watching.done() and not self._is_draining:
+            raise RuntimeError(f"the watch on the board ended: {self._watching}")
+
+    async def __del__(self) -> None:
+        """Ray calls it when the replica is stopped, once the calls that wait here have been answered."""
+        if hasattr(self, "_dispatcher"):  # not where starting failed
+            await self._let_go(self._drain_s)
+
+    async def _watch(self, board: Board, generation: int) -> None:
+        """Lets go of its jobs once the server is being stopped, or a Router of a newer deployment is up."""
+        is_announced = False
+        while True:
+            try:
+                if not is_announced:
+                    await board.announce(generation)
+                    is_announced = True
+                go_by = (await board.read()).must_go_by(generation, drain_s=self._drain_s)
+            except Unavailable as error:
+                log.warning("board not read", reason=error.message)
+                go_by = None
+            if go_by is not None:
+                await self._let_go(max(0.0, go_by - time.time()))
+                return
+            await asyncio.sleep(FRESH_S)
+
+    async def _let_go(self, deadline_s: float) -> None:
+        """Jobs first, so that the news of those that end are still sent from here."""
+        self._is_draining = True
+        await self._dispatcher.drain(deadline_s=deadline_s)
+        await self._webhooks.stop()

@@ -1,10 +1,19 @@
-"""Tenants of this server: who may have keys and data. Knows no keys."""
+"""Tenants of this server: who may have keys and data, and the settings of each. Knows no keys."""
 
 import time
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
-from serving.errors import Conflict
+from serving.errors import Conflict, NotFound
 from serving.mongo import Document, Mongo
+
+
+class TenantChanges(TypedDict, total=False):
+    """Settings of a tenant; None is the server's default."""
+
+    keep_jobs_s: float | None
+    may_use_high_priority: bool | None
+    max_queued: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +21,9 @@ class Tenant:
     id: str
     name: str
     created_at: int
+    keep_jobs_s: float | None = None
+    may_use_high_priority: bool | None = None
+    max_queued: int | None = None
 
 
 class Tenants:
@@ -37,9 +49,27 @@ class Tenants:
         document = await self._tenants.find_one({"_id": tenant_id})
         return None if document is None else _tenant(document)
 
+    async def change(self, tenant_id: str, **changes: Unpack[TenantChanges]) -> Tenant:
+        """The tenant with these settings, the others as they were. Raises NotFound."""
+        if changes:
+            document = await self._tenants.find_one_and_update({"_id": tenant_id}, {"$set": dict(changes)})
+        else:
+            document = await self._tenants.find_one({"_id": tenant_id})
+        if document is None:
+            raise NotFound(f"No tenant {tenant_id!r}.", param="id", code="tenant_not_found")
+        return _tenant(document)
+
     async def list(self) -> list[Tenant]:
         return [_tenant(d) for d in await self._tenants.find({}, sort=[("created_at", 1)], limit=1000)]
 
 
 def _tenant(document: Document) -> Tenant:
-    return Tenant(id=document["_id"], name=document["name"], created_at=int(document["created_at"]))
+    high = document.get("may_use_high_priority")
+    return Tenant(
+        id=document["_id"],
+        name=document["name"],
+        created_at=int(document["created_at"]),
+        keep_jobs_s=document.get("keep_jobs_s"),
+        may_use_high_priority=None if high is None else bool(high),
+        max_queued=document.get("max_queued"),
+    )

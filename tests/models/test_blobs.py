@@ -2,17 +2,19 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from botocore.stub import Stubber
 from pydantic import SecretStr
 
 from configs.settings import S3Settings
 from models.blobs import BlobStore, check_key
 from models.errors import BlobError, BlobNotFound
-from tests.models.conftest import S3Server, free_ports
+from tests.s3 import S3Server, free_ports
 
 
 def test_what_was_put_comes_back_with_its_type_and_metadata(blobs: BlobStore) -> None:
@@ -126,6 +128,49 @@ def test_ensure_bucket_may_run_in_many_starting_processes(s3_server: S3Server) -
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.ensure_bucket(), range(4)))
     store.check()
+
+
+def test_temp_expires_by_a_rule_of_the_bucket_beside_the_owners_own_rules(s3_server: S3Server) -> None:
+    store = s3_server.store("ruled-bucket")
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}
+    store.ensure_bucket()
+    assert rules_of(store) == {"darkroom-temp": ("temp/", 3)}
+    store._client.put_bucket_lifecycle_configuration(Bucket=store.bucket, LifecycleConfiguration={"Rules": [theirs]})
+    for _ in range(2):
+        store.ensure_bucket()
+        assert rules_of(store) == {"theirs": ("logs/", 30), "darkroom-temp": ("temp/", 3)}
+
+
+def rules_of(store: BlobStore) -> dict[str, tuple[str, int]]:
+    rules = store._client.get_bucket_lifecycle_configuration(Bucket=store.bucket)["Rules"]
+    return {rule["ID"]: (rule["Filter"]["Prefix"], rule["Expiration"]["Days"]) for rule in rules}
+
+
+@pytest.mark.parametrize("refused", ["get", "put"])
+@pytest.mark.parametrize(
+    ("code", "is_fatal"),
+    [("NotImplemented", False), ("BucketAlreadyExists", False), ("AccessDenied", False), ("InternalError", True)],
+)
+def test_a_store_without_rules_is_used_without_them(code: str, is_fatal: bool, refused: str) -> None:
+    store = BlobStore(endpoint="http://127.0.0.1:9", bucket="plain", access_key="a", secret_key="b")
+    with Stubber(store._client) as answers:
+        answers.add_response("head_bucket", {})
+        if refused == "put":
+            answers.add_client_error("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
+        answers.add_client_error(f"{refused}_bucket_lifecycle_configuration", code)
+        with pytest.raises(BlobError) if is_fatal else nullcontext():
+            store.ensure_bucket()
+        answers.assert_no_pending_responses()
+
+
+def test_many_keys_are_deleted_at_once_and_none_is_fine(blobs: BlobStore) -> None:
+    for number in range(3):
+        blobs.put(f"t5/{number}", b"", "text/plain")
+    assert blobs.delete_many(["t5/0", "t5/2", "t5/none"]) == 3
+    assert blobs.delete_many([]) == 0
+    assert [blob.key for blob in blobs.list("t5/")] == ["t5/1"]
+    with pytest.raises(ValueError, match="not a usable object key"):
+        blobs.delete_many(["t5/1", "../t5"])
 
 
 def test_many_threads_share_one_store(blobs: BlobStore) -> None:

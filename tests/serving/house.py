@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,21 +17,25 @@ from configs.settings import MongoSettings, Settings
 from models.catalog import load_catalog
 from models.spec import ModelSpec
 from pipelines.request import GenerationRequest
-from serving.adapters.store import AdapterStore
 from serving.api.app import build_app
 from serving.api.deps import OPERATOR_TENANT, Services
+from serving.api.schemas.jobs import event_view
+from serving.api.services import make_services
 from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.driver import Driver
 from serving.jobs.job import Job, Status, new_job
+from serving.jobs.pace import Pace
+from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
-from serving.jobs.submission import Submission
+from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo
-from serving.tenancy.auth import KeyRing
-from serving.tenancy.tenants import Tenants
+from serving.outbound import Outbound
+from serving.webhooks.work import Webhooks, WebhookWork
 from tests.fakes import FakeBackend, LocalRouterLink, MemoryBlobs
 
 MODELS = ("emoji-3d", "flux-schnell")  # one that takes everything, one without guidance and negative prompt
 JOB_SETTINGS: dict[str, Any] = {"lease_s": 4.0, "heartbeat_s": 1.0, "poll_s": 0.05, "retry_base_s": 0.05}
+WEBHOOK_SETTINGS: dict[str, Any] = {"poll_s": 0.05, "retry_waits_s": (0, 0.1, 0.1, 0.1), "slow_wait_s": 0.05}
 WAIT_DEADLINE_S = 20.0
 
 
@@ -43,7 +48,9 @@ class House:
     blobs: MemoryBlobs
     router: LocalRouterLink
     driver: Driver
+    upkeep: JobUpkeep
     dispatcher: Dispatcher
+    webhook_work: WebhookWork
     app: ASGIApp
     operator: httpx.AsyncClient
     alice: httpx.AsyncClient
@@ -73,7 +80,13 @@ class House:
         return job
 
     async def drive(self, job: Job) -> Job | None:
-        return await self.driver.drive(job.id, waited_s=0.0)
+        claimed = await self.driver.claim(job.id)
+        return None if claimed is None else await self.driver.drive(claimed, waited_s=0.0)
+
+    async def try_again(self, job: Job) -> Job | None:
+        """Drives a job that was put back, as if its wait were over."""
+        assert await self.upkeep.promote(await self.store.get(job.tenant, job.id))
+        return await self.drive(job)
 
     async def until(self, job: Job, status: Status) -> Job:
         async def has_it() -> bool:
@@ -83,6 +96,7 @@ class House:
         return await self.store.get(job.tenant, job.id)
 
     async def close(self) -> None:
+        await self.webhook_work.stop()
         if self.sweeping is not None:
             self.sweeping.cancel()
             with suppress(asyncio.CancelledError):
@@ -97,8 +111,11 @@ async def open_house(
     *,
     jobs: Mapping[str, Any] | None = None,
     api: Mapping[str, Any] | None = None,
+    webhooks: Mapping[str, Any] | None = None,
+    outbound: Mapping[str, Any] | None = None,
     lane_width: int = 4,
     sweeps: bool = True,
+    announces: bool = False,
     make_mongo: Callable[[MongoSettings], Mongo] = Mongo,
 ) -> House:
     settings = Settings.model_validate(
@@ -106,6 +123,8 @@ async def open_house(
             "mongo": mongo,
             "jobs": {**JOB_SETTINGS, **(jobs or {})},
             "api": dict(api or {}),
+            "webhooks": {**WEBHOOK_SETTINGS, **(webhooks or {})},
+            "outbound": dict(outbound or {}),
             "models": {"enabled": list(MODELS)},
         }
     )
@@ -114,23 +133,27 @@ async def open_house(
     catalog = served_catalog()
     store = JobStore(gate, settings.jobs)
     blobs = MemoryBlobs()
-    adapters = AdapterStore(gate, blobs)
     backends = {model_id: FakeBackend(model_id) for model_id in MODELS}
+    upkeep = JobUpkeep(gate, settings.jobs)
     driver = Driver(store, blobs, {b.id: b for b in backends.values()}, settings=settings.jobs, owner="router-1")
-    dispatcher = Dispatcher(driver, store, list(MODELS), settings=settings.jobs, lane_width=lane_width)
-    router = LocalRouterLink(dispatcher, list(backends.values()))
-    services = Services(
-        settings=settings,
-        catalog=catalog,
-        mongo=gate,
-        blobs=blobs,
-        keys=KeyRing(gate),
-        tenants=Tenants(gate),
-        store=store,
-        adapters=adapters,
-        submission=Submission(store, blobs, adapters, catalog, settings),
-        router=router,
+    guard = Outbound(settings.outbound, resolve=public_names)
+    sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
+    webhooks_here = Webhooks.over(gate, guard, settings.webhooks)
+    webhook_work = WebhookWork(webhooks_here, upkeep, guard, partial(event_view, sign), settings.webhooks)
+    dispatcher = Dispatcher(
+        driver,
+        store,
+        upkeep,
+        Shares(gate, half_life_s=settings.jobs.share_half_life_s),
+        [Pace(gate, model_id, owner="router-1") for model_id in MODELS],
+        settings=settings.jobs,
+        lane_width=lane_width,
+        onlooker=webhook_work,
     )
+    router = LocalRouterLink(dispatcher, list(backends.values()))
+    services = make_services(settings, catalog, mongo=gate, store=store, blobs=blobs, router=router, outbound=guard)
+    if announces:
+        webhook_work.start()
     app = build_app(services)
     secrets: dict[str, str] = {}
     for tenant in (OPERATOR_TENANT, "alice", "bob"):
@@ -143,7 +166,9 @@ async def open_house(
         blobs=blobs,
         router=router,
         driver=driver,
+        upkeep=upkeep,
         dispatcher=dispatcher,
+        webhook_work=webhook_work,
         app=app,
         operator=_client(app, secrets[OPERATOR_TENANT]),
         alice=_client(app, secrets["alice"]),
@@ -151,6 +176,11 @@ async def open_house(
         anonymous=_client(app, None),
         sweeping=asyncio.create_task(dispatcher.sweep_forever()) if sweeps else None,
     )
+
+
+async def public_names(_host: str, _port: int) -> Sequence[str]:
+    """A resolver to which every name is one of the public internet; addresses never get here."""
+    return ["93.184.216.34"]
 
 
 def served_catalog() -> dict[str, ModelSpec]:
@@ -173,7 +203,15 @@ def a_request(**changes: Any) -> GenerationRequest:
     return GenerationRequest(**(values | changes))
 
 
-def a_job(*, tenant: str = "alice", priority: Any = "normal", user: str | None = None, **request: Any) -> Job:
+def a_job(
+    *,
+    tenant: str = "alice",
+    priority: Any = "normal",
+    user: str | None = None,
+    expires_in_s: float = 3_600.0,
+    webhook_url: str | None = None,
+    **request: Any,
+) -> Job:
     return new_job(
         a_request(**request),
         tenant=tenant,
@@ -182,6 +220,8 @@ def a_job(*, tenant: str = "alice", priority: Any = "normal", user: str | None =
         metadata={},
         user=user,
         request_id="req_test",
+        expires_in_s=expires_in_s,
+        webhook_url=webhook_url,
     )
 
 

@@ -10,7 +10,7 @@ from serving.jobs.feed import News
 from tests.fakes import FakeEngineLink
 from tests.serving.house import a_request
 
-RESULT = GenerationResult(images=(), engine_s=0.5, waited_s=0.0)
+RESULT = GenerationResult(images=(), engine_s=0.5, waited_s=0.0, device_s=0.4)
 STEPS = [Progress(1, 2), Progress(2, 2)]
 PREVIEW = Preview(0, 1, b"...", "image/jpeg")
 

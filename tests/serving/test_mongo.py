@@ -4,11 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from configs.settings import MongoSettings
 from serving.errors import Conflict, Unavailable
-from serving.mongo import INDEXES, Collection, Mongo
+from serving.mongo import INDEXES, Collection, Mongo, past, under
 
 
 @pytest.fixture
@@ -154,6 +156,34 @@ async def test_nobody_is_no_tenant_and_a_whim_is_no_reason(mongo: Mongo) -> None
         mongo.of_tenant("jobs", "")
     with pytest.raises(AssertionError):
         mongo.across_tenants("jobs", "curiosity")
+
+
+async def test_find_gives_the_wanted_fields_and_never_another_tenants_document(
+    alice: Collection, bob: Collection
+) -> None:
+    await alice.insert({"_id": "1", "line": "m/1/alice/1", "value": 1})
+    await bob.insert({"_id": "2", "line": "m/1/bob/2", "value": 2})
+    anybodys = {"line": under("m/")}
+    assert await bob.find(anybodys, sort=[("line", 1)], limit=9, fields=("line",)) == [
+        {"_id": "2", "line": "m/1/bob/2"}
+    ]
+    (whole,) = await alice.find(anybodys, sort=[("line", 1)], limit=9)
+    assert whole == {"_id": "1", "line": "m/1/alice/1", "value": 1, "tenant": "alice"}
+
+
+@given(prefix=st.text(max_size=6).map(lambda text: text + "/"), others=st.lists(st.text(max_size=9), max_size=20))
+def test_what_is_under_a_prefix_begins_with_it_and_nothing_else_does(prefix: str, others: list[str]) -> None:
+    limits = under(prefix)
+    assert limits["$lt"] == past(prefix)
+    for text in [*others, *(prefix + other for other in others), prefix, prefix[:-1], past(prefix)]:
+        assert (limits["$gte"] <= text < limits["$lt"]) is text.startswith(prefix)
+
+
+async def test_every_index_is_of_the_fields_that_queries_of_the_queue_range_over(mongo: Mongo) -> None:
+    """The embedded server uses one for a range of its first field, and for nothing else."""
+    fields = {keys[0][0] for keys in INDEXES["jobs"]}
+    assert fields == {"line", "waits_of", "wake_at", "tidy_at", "owed_at", "tenant_at"}
+    assert all(len(keys) == 1 for keys in INDEXES["jobs"])
 
 
 async def test_across_tenants_sees_all(mongo: Mongo, alice: Collection, bob: Collection) -> None:

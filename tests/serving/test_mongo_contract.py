@@ -1,11 +1,13 @@
 """The subset of MongoDB that Darkroom uses, checked against the server that runs the tests.
 
-find          equality, < <= > >=, $in, $exists, $or; sort by several keys, limit
+find          equality, < <= > >=, $in, $exists, $or; sort by several keys, limit; all fields, or _id and those named
+ranges        of one indexed field, text or number, with a sort by it: found, counted and taken in order
 writes, count filter by equality, < <= > >=, $in, $exists; never by $or, which not every server joins with the rest
 update        $set of scalars, whole lists and sub-documents; $inc; $unset
 one step      find_one_and_update without upsert: the document after the update, or None
 and           insert with a duplicate _id refused, update_one, delete_one, the count command, compound indexes
-values        text, int, float, None; booleans through bool(); times are floats; seeds are text
+values        text, int, float, None; booleans through bool(); times are floats; seeds are text; a float that was read
+              is equal to what is stored, but what an update sets may be rounded to 15 digits
 Nothing else is allowed in serving/: servers differ outside of it.
 """
 
@@ -221,6 +223,30 @@ async def test_floats_come_back_to_the_last_bit_and_can_be_asked_for(things: Any
     assert found["at"] == number
     assert found["sub"]["at"] == number
     assert await things.count_documents({"at": {"$lt": number}}) == 0
+
+
+@pytest.mark.parametrize("way", ["insert", "update_one", "find_one_and_update"])
+async def test_a_float_that_was_read_can_be_compared_and_set(things: Any, way: str) -> None:
+    """What upkeep rests on: the moment that somebody saw is still there, or it is not."""
+    dice = random.Random(way)
+    for index in range(60):
+        written, name = 1.7e9 + dice.random() * 3e8, f"{index}"
+        await things.insert_one({"_id": name, "at": written if way == "insert" else 0.0})
+        if way != "insert":
+            await getattr(things, way)({"_id": name}, {"$set": {"at": written}})
+        read = (await things.find_one({"_id": name}))["at"]
+        assert read == pytest.approx(written, abs=1e-5)
+        assert (await things.update_one({"_id": name, "at": read + 1e-4}, {"$set": {"seen": 1}})).matched_count == 0
+        assert (await things.database.command("count", "things", query={"at": {"$gte": read, "$lte": read}}))["n"] == 1
+        assert (await things.update_one({"_id": name, "at": read}, {"$set": {"seen": 1}})).matched_count == 1
+
+
+async def test_inc_adds_parts_to_whole_numbers_and_to_parts(things: Any) -> None:
+    await things.insert_one({"_id": "x", "weight": 1})
+    for _ in range(10):
+        await things.update_one({"_id": "x"}, {"$inc": {"weight": 0.125}})
+    await things.update_one({"_id": "x"}, {"$inc": {"weight": 2.0**64}})
+    assert (await things.find_one({"_id": "x"}))["weight"] == pytest.approx(2.0**64 + 2.25, rel=1e-14)
 
 
 async def test_the_largest_seed_comes_back_as_text(things: Any) -> None:

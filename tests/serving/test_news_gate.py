@@ -39,7 +39,7 @@ def test_pictures_that_step_together_are_all_seen(clock: list[float]) -> None:
 
 def test_partial_images_and_the_end_always_pass(clock: list[float]) -> None:
     gate = NewsGate()
-    result = GenerationResult((), 0.1, 0.0)
+    result = GenerationResult((), 0.1, 0.0, 0.1)
     assert gate.worth_telling(preview(0, partial_index=1)) == preview(0, partial_index=1)
     assert gate.worth_telling(result) is result
     failure = gate.worth_telling(NotFinite("no numbers"))

@@ -3,19 +3,23 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from configs.settings import PROJECT_DIR
 from serving.embedded import sweeper
 from serving.embedded.state import StateDir
 
@@ -36,6 +40,7 @@ class Darkroom:
         self.output = state_dir.with_suffix(".out")
         self.process: subprocess.Popen[bytes] | None = None
         self.deployer = "deploy"
+        self.drain_s = 20
         self.run_id = "not started"
 
     @property
@@ -49,7 +54,15 @@ class Darkroom:
         home.mkdir(exist_ok=True)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(TINY), "serve", str(self.state_dir), str(self.port), self.deployer],
+                [
+                    sys.executable,
+                    str(TINY),
+                    "serve",
+                    str(self.state_dir),
+                    str(self.port),
+                    self.deployer,
+                    str(self.drain_s),
+                ],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "HOME": str(home)},
@@ -109,6 +122,13 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float, explain: Callable[[]
         assert time.monotonic() - started_s < timeout_s, explain()
         time.sleep(0.2)
     return time.monotonic() - started_s
+
+
+def rolling_restart(state_dir: Path) -> tuple[int, str]:
+    """Exit code of the script, and how what it says begins."""
+    command = [sys.executable, str(PROJECT_DIR / "scripts" / "rolling_restart.py"), "--state-dir", str(state_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=RETURN_TIMEOUT_S)
+    return ended.returncode, re.split(r" (?:in|on) ", ended.stdout + ended.stderr)[0]
 
 
 @pytest.fixture
@@ -174,7 +194,7 @@ def test_killed_supervisor_takes_everything_with_it_and_the_next_start_goes_on(d
 def test_ctrl_c_while_starting_leaves_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as output:
         darkroom.process = subprocess.Popen(
-            [sys.executable, str(TINY), "serve", str(darkroom.state_dir), str(darkroom.port), "deploy"],
+            [sys.executable, str(TINY), "serve", str(darkroom.state_dir), str(darkroom.port), "deploy", "20"],
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -205,4 +225,59 @@ def test_failed_deployment_ends_with_its_log_and_leaves_nothing(darkroom: Darkro
         darkroom.start()
     assert darkroom.process is not None and darkroom.process.wait(60) == 1
     assert "the deployer says why" in darkroom.said
+    assert darkroom.pids() == []
+
+
+@pytest.mark.timeout(300)
+def test_every_replica_is_replaced_while_clients_ask_and_none_is_refused(darkroom: Darkroom) -> None:
+    darkroom.start()
+    asked, is_over = list[tuple[int, int]](), threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=30) as client:
+            while not is_over.is_set():
+                answer = client.get(f"{darkroom.url}/health/live")
+                asked.append((answer.status_code, answer.json()["pid"]))
+
+    with ThreadPoolExecutor(2) as clients:
+        asking = [clients.submit(ask) for _ in range(2)]
+        try:
+            for _ in range(2):
+                assert rolling_restart(darkroom.state_dir) == (0, "Every replica was replaced")
+        finally:
+            is_over.set()
+    for future in asking:
+        future.result()
+    assert {status for status, _ in asked} == {200}
+    assert len({pid for _, pid in asked}) == 3
+    assert darkroom.end(signal.SIGINT) == 0
+    assert darkroom.pids() == []
+    assert rolling_restart(darkroom.state_dir) == (1, "rolling_restart: no Darkroom runs")
+
+
+@pytest.mark.timeout(300)
+def test_what_runs_comes_to_its_end_before_the_server_does(darkroom: Darkroom) -> None:
+    darkroom.start()
+    assert darkroom.process is not None
+    (darkroom.state_dir / "running").write_text("1")
+    darkroom.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Draining" in darkroom.said, 10.0, lambda: darkroom.said)
+    # Whoever dies meanwhile is brought back: what runs needs it.
+    darkroom.kill("serving.embedded.mongo")
+    darkroom.wait_back("mongo", 0)
+    assert darkroom.answers()
+    (darkroom.state_dir / "running").write_text("0")
+    assert darkroom.process.wait(30) == 0
+    assert darkroom.pids() == []
+
+
+@pytest.mark.timeout(300)
+def test_a_second_ctrl_c_does_not_wait_for_what_runs(darkroom: Darkroom) -> None:
+    darkroom.drain_s = 600
+    darkroom.start()
+    assert darkroom.process is not None
+    (darkroom.state_dir / "running").write_text("1")
+    darkroom.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Draining" in darkroom.said, 10.0, lambda: darkroom.said)
+    assert darkroom.end(signal.SIGINT) == 0
     assert darkroom.pids() == []

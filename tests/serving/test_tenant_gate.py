@@ -8,22 +8,34 @@ import pytest
 from pymongo import monitoring
 
 from configs.settings import MongoSettings
+from models.errors import NotFinite
 from serving.mongo import Collection, CollectionName, Mongo, Reason
 from tests.models.lora_bytes import lora_bytes
 from tests.serving.api.conftest import EDITS, GOOD, NATIVE, OPENAI, picture_bytes
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House
+from tests.serving.webhooks.receiver import HERE, receiver
 
-WATCHED = {"jobs", "api_keys", "adapters", "adapter_names"}
+WATCHED = {"jobs", "api_keys", "adapters", "adapter_names", "idempotency_keys"}
+WATCHED |= {"webhook_endpoints", "webhook_deliveries", "webhook_lines"}
 COMMANDS = {"find", "aggregate", "count", "update", "delete", "findAndModify", "insert", "distinct"}
 # What the server's own work looks like on the wire: (reason, command, collection). Anything else must carry the tenant.
 EXCEPTIONS: set[tuple[Reason, str, CollectionName]] = {
     ("authenticate", "find", "api_keys"),
     ("count_queue", "count", "jobs"),
+    ("count_queue", "find", "jobs"),
     ("drive_jobs", "find", "jobs"),
     ("drive_jobs", "findAndModify", "jobs"),
+    ("drive_jobs", "update", "jobs"),
+    ("deliver_webhooks", "find", "webhook_lines"),
 }
-OPERATORS_ALONE = {("get", "/v1/admin/tenants"), ("post", "/v1/admin/tenants")}
+OPERATORS_ALONE = {
+    ("get", "/v1/admin/drain"),
+    ("post", "/v1/admin/drain"),
+    ("get", "/v1/admin/tenants"),
+    ("post", "/v1/admin/tenants"),
+    ("patch", "/v1/admin/tenants/{tenant_id}"),
+}
 _reason: ContextVar[Reason | None] = ContextVar("reason", default=None)
 
 
@@ -120,7 +132,9 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
     assert (await house.bob.get(f"/v1/jobs/{job_id}")).status_code == 404
     assert (await house.alice.post(NATIVE, json=GOOD, headers={"Prefer": "wait=5"})).status_code == 200
     await call_streaming_routes(house)
+    await repeat_and_retry(house)
     await call_adapter_routes(house)
+    await call_webhook_routes(house)
     async with house.client(secret) as admin:
         made = (await admin.post("/v1/admin/keys", json={"name": "laptop"})).json()
         assert (await admin.get("/v1/admin/keys")).status_code == 200
@@ -130,6 +144,7 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         ("post", NATIVE),
         ("post", EDITS),
         ("post", "/v1/jobs/{job_id}/cancel"),
+        ("post", "/v1/jobs/{job_id}/retry"),
         ("get", "/v1/jobs/{job_id}/events"),
         ("get", "/v1/jobs"),
         ("get", "/v1/jobs/{job_id}"),
@@ -141,6 +156,15 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         ("get", "/v1/loras/{name}/versions/{version}/download"),
         ("delete", "/v1/loras/{name}/versions/{version}"),
         ("delete", "/v1/loras/{name}"),
+        ("post", "/v1/webhooks"),
+        ("get", "/v1/webhooks"),
+        ("get", "/v1/webhooks/default/secret"),
+        ("get", "/v1/webhooks/{webhook_id}"),
+        ("patch", "/v1/webhooks/{webhook_id}"),
+        ("delete", "/v1/webhooks/{webhook_id}"),
+        ("post", "/v1/webhooks/{webhook_id}/rotate-secret"),
+        ("get", "/v1/webhooks/{webhook_id}/deliveries"),
+        ("post", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"),
         ("post", "/v1/admin/keys"),
         ("get", "/v1/admin/keys"),
         ("delete", "/v1/admin/keys/{key_id}"),
@@ -163,6 +187,19 @@ async def call_streaming_routes(house: House) -> None:
     house.router.is_lost = False
 
 
+async def repeat_and_retry(house: House) -> None:
+    house.backend.troubles.append(NotFinite("NaN in the picture"))
+    for _ in range(2):
+        answer = await house.alice.post(OPENAI, json=GOOD, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 500
+    (job,) = await house.store.page("alice", status="failed", kind=None, limit=2, after=None)
+    assert (await house.bob.post(f"/v1/jobs/{job.id}/retry")).status_code == 404
+    for owed in await house.upkeep.find_owed(limit=1_000):
+        await house.upkeep.clear_owed(owed)
+    assert (await house.alice.post(f"/v1/jobs/{job.id}/retry")).status_code == 202
+    await house.until(job, "succeeded")
+
+
 async def call_adapter_routes(house: House) -> None:
     for seed in (1, 2):
         files = {"file": lora_bytes(seed=seed)}
@@ -176,9 +213,34 @@ async def call_adapter_routes(house: House) -> None:
     assert (await house.alice.delete("/v1/loras/style")).status_code == 200
 
 
+async def call_webhook_routes(house: House) -> None:
+    """And all that a Router does between a job's end and its receiver."""
+    async with receiver() as there:
+        made = (await house.alice.post("/v1/webhooks", json={"url": there.url, "events": ["job.succeeded"]})).json()
+        path = f"/v1/webhooks/{made['id']}"
+        house.webhook_work.start()
+        assert (await house.alice.post(NATIVE, json={**GOOD, "webhook_url": there.url})).status_code == 202
+        await there.until(3)
+        await house.webhook_work.stop()
+        for answer in (
+            await house.alice.get("/v1/webhooks"),
+            await house.alice.get("/v1/webhooks/default/secret"),
+            await house.alice.get(f"/v1/webhooks/default/deliveries?job_id={there.got[0].job_id}"),
+            await house.alice.get(path),
+            await house.alice.patch(path, json={"enabled": True}),
+            await house.alice.post(f"{path}/rotate-secret"),
+        ):
+            assert answer.status_code == 200
+        told = (await house.alice.get(f"{path}/deliveries?limit=100")).json()["data"]
+        sent = next(delivery for delivery in told if delivery["status"] == "delivered")
+        assert (await house.bob.get(path)).status_code == 404
+        assert (await house.alice.post(f"{path}/deliveries/{sent['id']}/redeliver")).status_code == 202
+        assert (await house.alice.delete(path)).status_code == 200
+
+
 async def test_no_route_sends_a_command_on_tenants_data_without_the_tenant(houses: OpenHouse) -> None:
     watch = Watch()
-    house = await houses(make_mongo=watched_by(watch))
+    house = await houses(make_mongo=watched_by(watch), outbound=HERE)
     called = await call_all_routes(house)
     paths = (await house.alice.get("/openapi.json")).json()["paths"]
     routes = {(method, path) for path, operations in paths.items() for method in operations if path.startswith("/v1/")}
@@ -201,7 +263,7 @@ async def test_no_route_sends_a_command_on_tenants_data_without_the_tenant(house
         lambda house: house.mongo._database["api_keys"].delete_one({"key_id": "x"}),
         lambda house: house.mongo.across_tenants("jobs", "operate_server").find_one({}),
         lambda house: house.mongo.across_tenants("api_keys", "drive_jobs").find_one({}),
-        lambda house: house.mongo.across_tenants("jobs", "count_queue").find_one({}),
+        lambda house: house.mongo.across_tenants("jobs", "count_queue").delete_one({"_id": "x"}),
         lambda house: house.mongo.across_tenants("api_keys", "authenticate").delete_one({"_id": "x"}),
     ],
 )

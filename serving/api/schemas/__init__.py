@@ -3,11 +3,14 @@
 from serving.api.schemas.admin import (
     TENANT_PATTERN,
     Deleted,
+    DrainBody,
+    DrainState,
     KeyBody,
     KeyList,
     NewKeyBody,
     NewTenantBody,
     TenantBody,
+    TenantChangesBody,
     TenantList,
 )
 from serving.api.schemas.errors import ErrorBody, ErrorDetail
@@ -22,18 +25,23 @@ from serving.api.schemas.images import (
     OpenAIImageBody,
 )
 from serving.api.schemas.jobs import (
+    AttemptBody,
     ImageJobResult,
     ImageReference,
     JobBody,
     JobErrorBody,
     JobList,
+    attempt_body,
     image_reference,
     job_request,
 )
 from serving.api.schemas.models import ModelBody, ModelList
 
 __all__ = [
+    "AttemptBody",
     "Deleted",
+    "DrainBody",
+    "DrainState",
     "EditForm",
     "ErrorBody",
     "ErrorDetail",
@@ -58,7 +66,9 @@ __all__ = [
     "Readiness",
     "TENANT_PATTERN",
     "TenantBody",
+    "TenantChangesBody",
     "TenantList",
+    "attempt_body",
     "image_reference",
     "job_request",
 ]

@@ -45,11 +45,38 @@ class NewTenantBody(BaseModel):
     name: Annotated[str, Field(max_length=200)] | None = None
 
 
-class TenantBody(BaseModel):
+class TenantSettings(BaseModel):
+    keep_jobs_s: float | None = Field(
+        None, ge=60, le=315_360_000, description="Ended jobs and their results are deleted after this."
+    )
+    may_use_high_priority: bool | None = Field(None, description="Members' keys too; admins' may in any case.")
+    max_queued: int | None = Field(None, ge=1, le=10_000_000, description="Jobs that may wait at once.")
+
+
+class TenantChangesBody(TenantSettings):
+    """What is not named stays as it is; null is the server's default."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TenantBody(TenantSettings):
     id: str
     object: Literal["tenant"] = "tenant"
     name: str
     created_at: int
+
+
+class DrainBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    within_s: Annotated[float, Field(ge=0, le=3_600, description="What runs may end within this time.")]
+
+
+class DrainState(BaseModel):
+    object: Literal["drain"] = "drain"
+    is_draining: bool
+    until: int | None = Field(None, description="Unix seconds: what still runs then goes back to the queue.")
+    running: int = Field(description="Jobs that somebody works on now.")
 
 
 class TenantList(BaseModel):

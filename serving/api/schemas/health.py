@@ -10,6 +10,6 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    status: Literal["ready", "starting"]
+    status: Literal["ready", "starting", "draining"]
     missing: list[str] = Field(description="What keeps a picture from being made now; empty when ready.")
     models: dict[str, bool]

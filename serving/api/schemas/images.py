@@ -38,12 +38,13 @@ class ImageParameters(BaseModel):
     output_compression: int | None = Field(None, description="0–100; quality of jpeg and webp.")
     priority: Priority | None = None
     metadata: dict[str, str] | None = None
-    webhook_url: str | None = Field(None, description="Not available yet: refused when set.")
+    webhook_url: str | None = Field(None, max_length=2_048, description="Told when the job starts and how it ends.")
+    expires_in_s: float | None = Field(
+        None, description="A job that has not ended after so many seconds fails; from 1 to the server's limit, a day."
+    )
 
     def wish(self) -> ImageWish:
         """The same in the words of the rooms below, silent fields filled in."""
-        if self.webhook_url is not None:
-            raise BadInput("webhook_url is not available on this server.", param="webhook_url", code="unsupported")
         return ImageWish(
             prompt=self.prompt,
             model=self.model,
@@ -59,6 +60,8 @@ class ImageParameters(BaseModel):
             output_compression=100 if self.output_compression is None else self.output_compression,
             priority=self.priority or "normal",
             metadata=self.metadata or {},
+            expires_in_s=self.expires_in_s,
+            webhook_url=self.webhook_url,
         )
 
 

@@ -1,13 +1,24 @@
 """A job as clients see it."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from serving.jobs.job import Job, Kind, Priority, Status, StoredImage
+from serving.jobs.job import Attempt, Job, Kind, Priority, Status, StoredImage
 
 
 class JobErrorBody(BaseModel):
+    code: str
+    message: str
+
+
+class AttemptBody(BaseModel):
+    """One attempt that did not succeed."""
+
+    number: int
+    started_at: int
+    ended_at: int
     code: str
     message: str
 
@@ -37,9 +48,11 @@ class JobBody(BaseModel):
     step: int
     steps: int
     created_at: int
+    expires_at: int
     started_at: int | None
     finished_at: int | None
     attempts: int
+    history: list[AttemptBody] = Field(description="Attempts that did not succeed, oldest first.")
     priority: Priority
     model: str
     backend: str | None
@@ -47,7 +60,9 @@ class JobBody(BaseModel):
     result: ImageJobResult | None
     error: JobErrorBody | None
     metadata: dict[str, str]
-    queue_position: int | None
+    webhook_url: str | None
+    queue_position: int | None = Field(description="Jobs expected to go first; null when it does not wait.")
+    eta_s: float | None = Field(description="Seconds until it will probably have ended; null when nobody can tell.")
 
 
 class JobList(BaseModel):
@@ -56,6 +71,50 @@ class JobList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+def job_body_of(
+    job: Job, *, sign: Callable[[str], str], queue_position: int | None = None, eta_s: float | None = None
+) -> JobBody:
+    """A job as clients see it; `sign` makes a URL of an object's key."""
+    result = None
+    if job.result is not None:
+        images = [image_reference(image, sign(image.key)) for image in job.result.images]
+        result = ImageJobResult(images=images, inference_time_s=job.result.engine_s, queue_time_s=job.result.waited_s)
+    return JobBody(
+        id=job.id,
+        kind=job.kind,
+        status=job.status,
+        progress=job.progress,
+        step=job.step,
+        steps=job.steps,
+        created_at=int(job.created_at),
+        expires_at=int(job.expires_at),
+        started_at=None if job.started_at is None else int(job.started_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        attempts=job.attempts,
+        history=[attempt_body(attempt) for attempt in job.history],
+        priority=job.priority,
+        model=job.model_id,
+        backend=job.backend,
+        request=job_request(job),
+        result=result,
+        error=None if job.error is None else JobErrorBody(code=job.error.code, message=job.error.message),
+        metadata=job.metadata,
+        webhook_url=job.webhook_url,
+        queue_position=queue_position,
+        eta_s=None if eta_s is None else round(eta_s, 1),
+    )
+
+
+def attempt_body(attempt: Attempt) -> AttemptBody:
+    return AttemptBody(
+        number=attempt.number,
+        started_at=int(attempt.started_at),
+        ended_at=int(attempt.ended_at),
+        code=attempt.code,
+        message=attempt.message,
+    )
 
 
 def image_reference(image: StoredImage, url: str) -> ImageReference:
@@ -88,3 +147,8 @@ def job_request(job: Job) -> dict[str, Any]:
         "output_format": request.output_format,
         "output_compression": request.output_compression,
     }
+
+
+def event_view(sign: Callable[[str], str], job: Job) -> dict[str, Any]:
+    """A job as a webhook tells of it: what GET /v1/jobs/{id} answers, at the moment of sending."""
+    return job_body_of(job, sign=sign).model_dump(mode="json")

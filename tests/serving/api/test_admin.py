@@ -16,6 +16,7 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
     ("DELETE", "/v1/admin/keys/key_none", None),
     ("GET", "/v1/admin/tenants", None),
     ("POST", "/v1/admin/tenants", {"id": "carol"}),
+    ("PATCH", "/v1/admin/tenants/alice", {"max_queued": 1}),
 ]
 
 
@@ -81,9 +82,45 @@ async def test_tenants_are_the_operators_alone(house: House) -> None:
         "id": "carol",
         "object": "tenant",
         "name": "Carol Ltd",
+        "keep_jobs_s": None,
+        "may_use_high_priority": None,
+        "max_queued": None,
     }
     listed = (await house.operator.get("/v1/admin/tenants")).json()["data"]
     assert [tenant["id"] for tenant in listed] == ["default", "alice", "bob", "carol"]
+
+
+async def test_settings_of_a_tenant_are_changed_one_by_one_and_taken_back(house: House) -> None:
+    path = "/v1/admin/tenants/alice"
+    async with await admin_of_alice(house) as admin:
+        assert_error(await admin.patch(path, json={"max_queued": 7}), 403)
+
+    async def change(body: dict[str, Any]) -> tuple[Any, Any, Any]:
+        tenant = (await house.operator.patch(path, json=body)).json()
+        return tenant["keep_jobs_s"], tenant["may_use_high_priority"], tenant["max_queued"]
+
+    assert await change({}) == (None, None, None)
+    assert await change({"keep_jobs_s": 3600, "max_queued": 7}) == (3600, None, 7)
+    assert await change({"may_use_high_priority": True}) == (3600, True, 7)
+    assert await change({"keep_jobs_s": None, "may_use_high_priority": False}) == (None, False, 7)
+    assert (await house.services.tenants.find("bob")).max_queued is None
+    answer = await house.operator.patch("/v1/admin/tenants/nobody", json={"max_queued": 7})
+    assert_error(answer, 404, code="tenant_not_found", param="id")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"keep_jobs_s": 59}, "keep_jobs_s"),
+        ({"keep_jobs_s": "a day"}, "keep_jobs_s"),
+        ({"max_queued": 0}, "max_queued"),
+        ({"max_queued": 1.5}, "max_queued"),
+        ({"may_use_high_priority": 1}, "may_use_high_priority"),
+        ({"name": "Eve"}, "name"),
+    ],
+)
+async def test_settings_that_do_not_fit_are_refused(shared: House, body: dict[str, Any], param: str) -> None:
+    assert_error(await shared.operator.patch("/v1/admin/tenants/alice", json=body), 422, param=param)
 
 
 async def test_a_tenant_id_that_is_taken_is_a_conflict(house: House) -> None:

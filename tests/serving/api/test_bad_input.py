@@ -63,7 +63,13 @@ FIELDS: list[tuple[str, Any, tuple[int, int], str]] = [
     ("metadata", ["a"], SCHEMA, "metadata"),
     ("loras", [{"name": "alice-style@2"}], (404, 404), "alice-style@2"),
     ("loras", [{"name": "a", "scale": 10**400}], SCHEMA, "loras"),
-    ("webhook_url", "https://example.org/hook", SEMANTIC, "not available"),
+    ("webhook_url", "ftp://example.org/hook", SEMANTIC, "http"),
+    ("webhook_url", "http://127.0.0.1/hook", SEMANTIC, "public address"),
+    ("webhook_url", "http://[::ffff:10.0.0.1]/hook", SEMANTIC, "public address"),
+    ("webhook_url", "https://example.org/" + "x" * 2_048, SCHEMA, "webhook_url"),
+    ("expires_in_s", 0.5, SEMANTIC, "1 to 86400"),
+    ("expires_in_s", 86_401, SEMANTIC, "1 to 86400"),
+    ("expires_in_s", "60", SCHEMA, "expires_in_s"),
     ("model", "nonesuch", (404, 404), "Available: emoji-3d, flux-schnell"),
     ("model", "", (404, 404), "Available: emoji-3d, flux-schnell"),
     ("model", "\ud800", SCHEMA, "model"),
@@ -192,7 +198,8 @@ async def test_a_url_that_does_not_exist(shared: House, path: str) -> None:
 @both_routes
 async def test_null_is_the_same_as_leaving_a_field_out(shared: House, route: str) -> None:
     fields = ["model", "n", "negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "loras",
-              "output_format", "output_compression", "priority", "metadata", "webhook_url"]  # fmt: skip
+              "output_format", "output_compression", "priority", "metadata", "webhook_url",
+              "expires_in_s"]  # fmt: skip
     if route == OPENAI:
         fields += ["response_format", "background", "quality", "moderation", "stream", "partial_images", "user"]
     answer = await shared.alice.post(
@@ -216,6 +223,6 @@ async def test_a_transparent_background_is_refused(shared: House) -> None:
 
 
 async def test_nothing_of_a_refused_request_was_stored(shared: House) -> None:
-    for route, wrong in ((OPENAI, {"n": 0}), (NATIVE, {"n": "2"}), (NATIVE, {"webhook_url": "https://example.org"})):
+    for route, wrong in ((OPENAI, {"n": 0}), (NATIVE, {"n": "2"}), (NATIVE, {"webhook_url": "https://10.0.0.1"})):
         assert not (await shared.bob.post(route, json={**GOOD, **wrong})).is_success
     assert (await shared.bob.get("/v1/jobs")).json()["data"] == []

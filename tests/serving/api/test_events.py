@@ -5,8 +5,8 @@ import base64
 import json
 from typing import Any
 
-from models.errors import OutOfMemory
-from serving.jobs.job import Job
+from models.errors import NotFinite
+from serving.jobs.job import Job, JobError
 from tests.serving.api.conftest import GOOD, NATIVE, assert_error, events_of, listening
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House, eventually
@@ -52,9 +52,9 @@ async def test_a_job_that_has_ended_tells_its_end_alone(house: House) -> None:
 
 
 async def test_a_failed_job_tells_why(house: House) -> None:
-    house.backend.troubles.append(OutOfMemory("too large"))
+    house.backend.troubles.append(NotFinite("NaN in the picture"))
     name, body = (await events(house, await house.insert()))[-1]
-    assert (name, body["error"]) == ("failed", {"code": "out_of_memory", "message": "too large"})
+    assert (name, body["error"]) == ("failed", {"code": "not_finite", "message": "NaN in the picture"})
 
 
 async def test_several_may_listen_and_the_job_is_made_once(house: House) -> None:
@@ -105,7 +105,8 @@ async def test_a_job_that_was_put_back_is_not_claimed_before_its_time(houses: Op
     job = await house.insert()
     claimed = await house.store.claim(job.id, owner="router-2")
     assert claimed is not None
-    await house.store.put_back(claimed, delay_s=60, is_worker_lost=False)
+    trouble = JobError("unavailable", "The object store is away.")
+    await house.store.put_back(claimed, trouble, delay_s=60, backend=None, counts=None)
     assert [name for name, _ in await events(house, job)] == ["progress"]
     assert (await house.store.get("alice", job.id)).attempts == 1
 

@@ -1,14 +1,18 @@
 """POST /v1/generate/image: 202 and a job, or 200 when it ended within `Prefer: wait=N`."""
 
+import time
+from typing import Any
+
 import pytest
 
 from serving.errors import BackendLost
-from tests.serving.api.conftest import GOOD, NATIVE, assert_error
+from tests.serving.api.conftest import EDITS, GOOD, NATIVE, assert_error, picture_bytes
 from tests.serving.house import House, eventually
 
 JOB_FIELDS = {
     "id", "object", "kind", "status", "progress", "step", "steps", "created_at", "started_at", "finished_at",
     "attempts", "priority", "model", "backend", "request", "result", "error", "metadata", "queue_position",
+    "eta_s", "expires_at", "history", "webhook_url",
 }  # fmt: skip
 
 
@@ -111,3 +115,25 @@ async def test_a_message_that_is_lost_is_made_good_by_the_sweep(house: House) ->
     body = (await house.alice.post(NATIVE, json=GOOD)).json()
     await house.until(await house.store.get("alice", body["id"]), "succeeded")
     await eventually(lambda: house.router.driven == [body["id"]])
+
+
+async def test_deadline_webhook_and_outlook_are_told(house: House, raw: Any) -> None:
+    pace = {"model": "emoji-3d", "jobs_per_s": 2.0, "mean_s": 3.0, "at": time.time()}
+    await raw["paces"].insert_one({"_id": "router-9/emoji-3d", **pace})
+    house.backend.gate.clear()
+    wish = {**GOOD, "expires_in_s": 60, "webhook_url": "https://example.org/hook"}
+    body = (await house.alice.post(NATIVE, json=wish)).json()
+    assert body["expires_at"] - body["created_at"] in {60, 61}
+    assert (body["webhook_url"], body["history"], body["queue_position"]) == ("https://example.org/hook", [], 0)
+    assert body["eta_s"] == 3.0
+    house.backend.gate.set()
+    await house.until(await house.store.get("alice", body["id"]), "succeeded")
+    ended = (await house.alice.get(f"/v1/jobs/{body['id']}")).json()
+    assert (ended["eta_s"], ended["queue_position"]) == (None, None)
+
+
+async def test_the_form_of_an_edit_takes_deadline_and_webhook_too(house: House) -> None:
+    fields = {"prompt": "x", "expires_in_s": "60", "webhook_url": "https://example.org/hook"}
+    answer = await house.alice.post(EDITS, data=fields, files={"image": picture_bytes()})
+    job = await house.store.get("alice", answer.json()["job_id"])
+    assert (job.expires_at - job.created_at, job.webhook_url) == (60.0, "https://example.org/hook")

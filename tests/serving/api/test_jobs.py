@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from models.errors import OutOfMemory
+from models.errors import NotFinite
 from tests.serving.api.conftest import GOOD, NATIVE, assert_error
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House
@@ -35,11 +35,11 @@ async def test_a_job_can_be_polled_to_its_end(house: House) -> None:
 
 
 async def test_a_failed_job_tells_why(house: House) -> None:
-    house.backend.troubles.append(OutOfMemory("too large"))
+    house.backend.troubles.append(NotFinite("NaN in the picture"))
     job = await house.insert()
     await house.until(job, "failed")
     body = (await house.alice.get(f"/v1/jobs/{job.id}")).json()
-    assert (body["error"], body["result"]) == ({"code": "out_of_memory", "message": "too large"}, None)
+    assert (body["error"], body["result"]) == ({"code": "not_finite", "message": "NaN in the picture"}, None)
 
 
 @pytest.mark.parametrize("job_id", ["job_none", "x" * 3_000, "%00", "%F0%9F%8D%8E", "..%2F..", "{job_id}", "$where"])
@@ -92,10 +92,10 @@ async def test_the_list_can_be_filtered(houses: OpenHouse) -> None:
 
 async def test_waiting_jobs_tell_their_place(houses: OpenHouse) -> None:
     house = await houses(sweeps=False)
-    first = await house.insert(tenant="bob")
+    first = await house.insert()
     await asyncio.sleep(0.002)
     second = await house.insert()
-    assert (await house.bob.get(f"/v1/jobs/{first.id}")).json()["queue_position"] == 0
+    assert (await house.alice.get(f"/v1/jobs/{first.id}")).json()["queue_position"] == 0
     assert (await house.alice.get(f"/v1/jobs/{second.id}")).json()["queue_position"] == 1
 
 

@@ -131,9 +131,11 @@ def test_one_job_is_shown_in_full(server: FakeDarkroom) -> None:
 def test_an_id_cannot_climb_to_another_route(server: FakeDarkroom) -> None:
     darkroom(server, "jobs", "../admin/keys")
     darkroom(server, "cancel", "../admin/keys")
+    darkroom(server, "retry", "../admin/keys")
     assert [request.url.raw_path for request in server.seen] == [
         b"/v1/jobs/..%2Fadmin%2Fkeys",
         b"/v1/jobs/..%2Fadmin%2Fkeys/cancel",
+        b"/v1/jobs/..%2Fadmin%2Fkeys/retry",
     ]
 
 
@@ -149,6 +151,26 @@ def test_cancel_of_a_job_that_has_ended_shows_the_servers_words(server: FakeDark
     server.answers["POST", "/v1/jobs/job_1/cancel"] = lambda _: refusal(409, words, code="job_ended")
     result = darkroom(server, "cancel", "job_1")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", words + "\n")
+
+
+def test_failed_jobs_are_listed_with_their_reasons(server: FakeDarkroom) -> None:
+    server.states = [{"status": "failed", "attempts": 3, "finished_at": None}]
+    server.error = {"code": "not_finite", "message": "NaN " * 40}
+    server.answers["GET", "/v1/jobs"] = lambda _: httpx.Response(200, json={"object": "list", "data": [server.job()]})
+    cells = darkroom(server, "jobs", "--status", "failed").stdout.rstrip("\n").split("\t")
+    assert cells[:5] == ["job_1", "", "3", "emoji-3d", "not_finite"]
+    assert len(cells[5]) == 80
+    assert cells[5].endswith("…")
+
+
+def test_retry_prints_the_jobs_that_wait_again_and_says_why_others_do_not(server: FakeDarkroom) -> None:
+    retried = server.job() | {"status": "queued"}
+    server.answers["POST", "/v1/jobs/job_1/retry"] = lambda _: httpx.Response(202, json=retried)
+    words = "Only a failed job can be retried; this one is running."
+    server.answers["POST", "/v1/jobs/job_2/retry"] = lambda _: refusal(409, words, code="job_not_failed")
+    result = darkroom(server, "retry", "job_2", "job_1")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "job_1\n", f"job_2: {words}\n")
+    assert darkroom(server, "retry", "job_1").exit_code == 0
 
 
 def test_a_new_key_is_alone_on_stdout(server: FakeDarkroom) -> None:
@@ -173,3 +195,14 @@ def test_keys_and_tenants_are_listed_made_and_revoked(server: FakeDarkroom) -> N
     assert dict(server.seen[-1].url.params) == {"tenant": "acme"}
     assert darkroom(server, "tenants", "list").stderr == "No tenants.\n"
     assert darkroom(server, "tenants", "create", "acme", "--name", "Acme Ltd").stdout == "acme\n"
+
+
+def test_only_the_named_settings_of_a_tenant_are_changed(server: FakeDarkroom) -> None:
+    changed = {"id": "acme", "keep_jobs_s": None, "may_use_high_priority": True, "max_queued": 50}
+    server.answers["PATCH", "/v1/admin/tenants/acme"] = lambda _: httpx.Response(200, json=changed)
+    words = ("--high-priority", "--max-queued", "50", "--reset", "keep_jobs_s")
+    result = darkroom(server, "tenants", "change", "acme", *words)
+    assert result.stdout.splitlines() == ["id\tacme", "may_use_high_priority\tyes", "max_queued\t50"]
+    sent = json.loads(server.seen[-1].content)
+    assert sent == {"may_use_high_priority": True, "max_queued": 50, "keep_jobs_s": None}
+    assert darkroom(server, "tenants", "change", "acme", "--reset", "name").exit_code == 2

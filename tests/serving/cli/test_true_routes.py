@@ -10,6 +10,7 @@ import pytest_asyncio
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from models.errors import NotFinite
 from serving.cli import app as cli
 from tests.fakes import MemoryBlobs
 from tests.serving.api.conftest import mask_bytes, picture_bytes
@@ -76,3 +77,18 @@ async def test_a_running_job_is_cancelled_and_an_ended_one_is_not(house: House, 
     refused = await darkroom(house, address, "cancel", ended.id)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "succeeded" in refused.stderr
+
+
+async def test_failed_jobs_are_listed_and_made_after_all(house: House, address: str) -> None:
+    house.backend.troubles.append(NotFinite("NaN in the picture"))
+    job = await house.insert()
+    await house.until(job, "failed")
+    listed = await darkroom(house, address, "jobs", "--status", "failed")
+    assert listed.stdout.rstrip("\n").split("\t")[4:] == ["not_finite", "NaN in the picture"]
+    for owed in await house.upkeep.find_owed(limit=10):
+        await house.upkeep.clear_owed(owed)
+    result = await darkroom(house, address, "retry", job.id)
+    assert (result.exit_code, result.stdout) == (0, f"{job.id}\n"), result.stderr
+    await house.until(job, "succeeded")
+    shown = (await darkroom(house, address, "jobs", job.id)).stdout
+    assert "attempt.1\tnot_finite: NaN in the picture\n" in shown

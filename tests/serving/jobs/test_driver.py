@@ -3,16 +3,14 @@
 import asyncio
 import hashlib
 import io
-import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from models.errors import GenerationError, NotFinite, OutOfMemory
-from serving.errors import BackendLost, Unavailable
-from serving.jobs.job import Job
+from models.errors import GenerationError, NotFinite
+from serving.errors import Unavailable
+from serving.jobs.job import Job, Line
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House, eventually
 
@@ -73,7 +71,9 @@ async def test_the_largest_seed_goes_all_the_way(quiet: House) -> None:
 
 async def test_waiting_before_the_engine_is_counted(quiet: House) -> None:
     job = await quiet.insert()
-    ended = await quiet.driver.drive(job.id, waited_s=3.0)
+    mine = await quiet.driver.claim(job.id)
+    assert mine is not None
+    ended = await quiet.driver.drive(mine, waited_s=3.0)
     assert ended is not None
     assert ended.result is not None
     assert 3.0 <= ended.result.waited_s < 4.0
@@ -82,7 +82,6 @@ async def test_waiting_before_the_engine_is_counted(quiet: House) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (OutOfMemory("too large"), "out_of_memory"),
         (NotFinite("NaN"), "not_finite"),
         (GenerationError("no"), "generation_failed"),
     ],
@@ -92,65 +91,8 @@ async def test_a_requests_own_failure_ends_the_job_with_its_code(quiet: House, e
     ended = await driven(quiet, await quiet.insert())
     assert ended.error is not None
     assert (ended.status, ended.error.code, ended.error.message) == ("failed", code, str(error))
-    assert quiet.blobs.keys == []
-
-
-async def test_a_lost_backend_puts_the_job_back_and_the_next_attempt_makes_it(quiet: House) -> None:
-    quiet.backend.troubles.append(BackendLost("its process died"))
-    job = await quiet.insert()
-    back = await driven(quiet, job)
-    assert (back.status, back.attempts, back.owner) == ("queued", 1, None)
-    ended = await driven(quiet, job)
-    assert (ended.status, ended.attempts) == ("succeeded", 2)
-    assert ended.result is not None
-    assert ended.result.images[0].key.endswith("/2-0.png")
-
-
-async def test_a_job_that_lost_its_worker_too_often_fails_and_the_backend_is_not_asked_again(houses: OpenHouse) -> None:
-    house = await houses(sweeps=False, jobs={"max_lost_workers": 2})
-    house.backend.troubles.extend(BackendLost("its process died") for _ in range(9))
-    job = await house.insert()
-    outcomes = [(await driven(house, job)).status for _ in range(3)]
-    ended = await house.store.get("alice", job.id)
-    assert outcomes == ["queued", "queued", "failed"]
-    assert ended.error is not None
-    assert ended.error.code == "workers_lost"
-    assert len(house.backend.calls) == 2
-
-
-async def test_a_store_that_is_away_puts_the_job_back_and_later_keeps_the_pictures(quiet: House) -> None:
-    job = await quiet.insert()
-    quiet.blobs.is_down = True
-    assert (await driven(quiet, job)).status == "queued"
-    quiet.blobs.is_down = False
-    assert (await driven(quiet, job)).status == "succeeded"
-
-
-async def test_a_store_that_stays_away_never_uses_the_job_up(houses: OpenHouse) -> None:
-    house = await houses(sweeps=False, jobs={"max_lost_workers": 1})
-    job = await house.insert()
-    house.blobs.is_down = True
-    assert [(await driven(house, job)).status for _ in range(4)] == ["queued"] * 4
-    house.blobs.is_down = False
-    assert (await driven(house, job)).status == "succeeded"
-
-
-async def test_the_wait_before_the_next_attempt_doubles_up_to_its_cap(houses: OpenHouse) -> None:
-    house = await houses(sweeps=False, jobs={"retry_base_s": 10, "retry_cap_s": 35})
-    job = await house.insert()
-    house.blobs.is_down = True
-    delays = [round((await driven(house, job)).not_before - time.time()) for _ in range(4)]
-    assert delays == [10, 20, 35, 35]
-
-
-async def test_a_job_older_than_its_age_allows_is_given_up(houses: OpenHouse) -> None:
-    house = await houses(sweeps=False, jobs={"max_age_s": 5})
-    job = replace(await house.insert(), id="job_old", created_at=time.time() - 6)
-    await house.store.insert(job)
-    ended = await driven(house, job)
-    assert ended.error is not None
-    assert (ended.status, ended.error.code) == ("failed", "expired")
-    assert house.backend.calls == []
+    assert (ended.attempts, quiet.blobs.keys) == (1, [])
+    assert [(attempt.code, attempt.backend) for attempt in ended.history] == [(code, "engine:emoji-3d")]
 
 
 async def test_a_model_that_no_backend_has_fails_with_the_reasons(quiet: House) -> None:
@@ -163,8 +105,34 @@ async def test_a_model_that_no_backend_has_fails_with_the_reasons(quiet: House) 
 async def test_a_job_that_another_router_has_is_left_alone(quiet: House) -> None:
     job = await quiet.insert()
     await quiet.store.claim(job.id, owner="router-2")
-    assert await quiet.drive(job) is None
-    assert quiet.backend.calls == []
+    assert await quiet.driver.claim(job.id) is None
+    assert await quiet.driver.claim_next(Line.of(job)) is None
+
+
+async def test_the_next_of_a_line_is_driven_like_one_that_was_named(quiet: House) -> None:
+    first, second = sorted([await quiet.insert() for _ in range(2)], key=lambda job: job.id)
+    mine = await quiet.driver.claim_next(Line.of(second))
+    assert mine is not None
+    ended = await quiet.driver.drive(mine, waited_s=0.0)
+    assert ended is not None
+    assert (ended.id, ended.status) == (first.id, "succeeded")
+
+
+async def test_seconds_of_the_device_are_told_on_the_way_and_at_the_end(houses: OpenHouse) -> None:
+    house = await houses(sweeps=False, jobs={"progress_write_s": 0.001})
+    house.backend.step_s, house.backend.step_device_s = 0.005, 0.5
+    house.backend.gate.clear()
+    job = await house.insert(num_inference_steps=4)
+    running = asyncio.create_task(house.drive(job))
+
+    async def is_told() -> bool:
+        return (await house.store.get("alice", job.id)).device_s >= 0.5
+
+    await eventually(is_told)
+    house.backend.gate.set()
+    ended = await running
+    assert ended is not None
+    assert ended.device_s == 2.0
 
 
 async def test_a_backends_own_timeout_is_not_told_as_the_jobs_deadline(quiet: House) -> None:

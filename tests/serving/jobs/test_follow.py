@@ -9,9 +9,9 @@ import pytest
 from models.blobs import BlobInfo
 from pipelines.request import Preview, Progress
 from serving.errors import BackendLost, Conflict, NotFound, Unavailable
-from serving.jobs.dispatcher import Place
 from serving.jobs.feed import News
 from serving.jobs.job import Job
+from serving.jobs.lane import Place
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House, eventually
 
@@ -23,11 +23,11 @@ async def quiet(houses: OpenHouse) -> House:
 
 
 async def told_of(house: House, job: Job) -> list[News | Job]:
-    return [news async for news in house.dispatcher.follow(Place.of(job), job.model_id)]
+    return [news async for news in house.dispatcher.follow(Place.of(job))]
 
 
 def driving(house: House, job: Job) -> "asyncio.Task[Job | None]":
-    return asyncio.create_task(house.dispatcher.drive(Place.of(job), job.model_id))
+    return asyncio.create_task(house.dispatcher.drive(Place.of(job)))
 
 
 async def test_a_follower_drives_the_job_and_hears_its_end_last(quiet: House) -> None:
@@ -59,7 +59,7 @@ async def test_followers_join_a_running_job_and_it_is_made_once(quiet: House) ->
 async def test_a_follower_that_goes_away_does_not_stop_the_job(quiet: House) -> None:
     quiet.backend.gate.clear()
     job = await quiet.insert()
-    follower = quiet.dispatcher.follow(Place.of(job), job.model_id)
+    follower = quiet.dispatcher.follow(Place.of(job))
     await anext(follower)
     await follower.aclose()
     quiet.backend.gate.set()
@@ -203,26 +203,31 @@ async def test_a_commit_whose_answer_was_lost_keeps_its_pictures(quiet: House, m
     assert quiet.blobs.keys == [image.key for image in ended.result.images]
 
 
-async def test_a_commit_that_arrives_late_finds_its_pictures(quiet: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_that_arrives_late_finds_its_pictures(
+    houses: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver gave the write up for lost and would put the job back, when the database carries it out."""
-    succeed, put_back = quiet.store.succeed, quiet.store.put_back
-    under_way: list[Any] = []
+    house = await houses(sweeps=False, jobs={"lease_s": 0.2, "heartbeat_s": 0.1, "poll_s": 0.02})
+    succeed, put_back = house.store.succeed, house.store.put_back
+    under_way: list[tuple[Any, Any]] = []
 
     async def unanswered(*args: Any, **more: Any) -> Job:
-        under_way.append(succeed(*args, **more))
+        under_way.append((args, more))
         raise Unavailable("no answer within the timeout")
 
     async def arrives_first(*args: Any, **more: Any) -> Job:
-        await under_way.pop()
+        first_args, first_more = under_way[0]
+        await succeed(*first_args, **first_more)
         return await put_back(*args, **more)
 
-    monkeypatch.setattr(quiet.store, "succeed", unanswered)
-    monkeypatch.setattr(quiet.store, "put_back", arrives_first)
-    job = await quiet.insert()
-    assert await driving(quiet, job) is None
-    ended = await quiet.store.get("alice", job.id)
+    monkeypatch.setattr(house.store, "succeed", unanswered)
+    monkeypatch.setattr(house.store, "put_back", arrives_first)
+    job = await house.insert()
+    assert await driving(house, job) is None
+    assert len(under_way) > 1
+    ended = await house.store.get("alice", job.id)
     assert ended.result is not None
-    assert quiet.blobs.keys == [image.key for image in ended.result.images]
+    assert house.blobs.keys == [image.key for image in ended.result.images]
 
 
 async def test_pictures_of_an_attempt_that_could_not_store_all_are_removed(

@@ -1,6 +1,7 @@
 """Job: what is stored comes back the same, whatever it holds; transitions, ids and folders."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from pipelines.request import CONTENT_TYPES, GenerationRequest, LoraChoice, StoredFile
 from serving.jobs.job import (
     FINAL,
+    MAX_HISTORY,
+    OLD_MAX_AGE_S,
     PRIORITY_RANK,
     TRANSITIONS,
+    Attempt,
     Job,
     JobError,
     JobResult,
@@ -58,6 +62,15 @@ stored_images = st.builds(
     height_px=whole,
     seed=seeds,
 )
+attempts = st.builds(
+    Attempt,
+    number=whole,
+    started_at=finite,
+    ended_at=finite,
+    code=texts,
+    message=texts,
+    backend=st.none() | texts,
+)
 results = st.builds(JobResult, images=st.lists(stored_images, max_size=2).map(tuple), engine_s=finite, waited_s=finite)
 jobs = st.builds(
     Job,
@@ -67,14 +80,24 @@ jobs = st.builds(
     request=requests,
     priority=st.sampled_from(sorted(PRIORITY_RANK)),
     created_at=finite,
+    expires_at=finite,
     status=st.sampled_from(sorted(TRANSITIONS)),
     progress=st.integers(0, 100),
     started_at=st.none() | finite,
     finished_at=st.none() | finite,
     attempts=whole,
+    lives=whole,
+    failures=whole,
+    lost_workers=whole,
+    history=st.lists(attempts, max_size=3).map(tuple),
+    not_before=finite,
     fence=whole,
     owner=st.none() | texts,
-    lease_until=finite,
+    device_s=finite,
+    webhook_url=st.none() | texts,
+    owed_at=finite,
+    wake_at=finite,
+    tidy_at=finite,
     backend=st.none() | texts,
     result=st.none() | results,
     error=st.none() | st.builds(JobError, code=texts, message=texts),
@@ -118,6 +141,9 @@ async def test_a_job_comes_back_from_the_database_as_it_was(mongo: Mongo) -> Non
             ),
             "result": JobResult((image, image), engine_s=0.1 + 0.2, waited_s=1e-6),
             "error": JobError("code", "message"),
+            "history": (Attempt(1, time.time(), time.time() + 0.1, "out_of_memory", "ü ☀", "engine:x"),),
+            "device_s": 0.1 + 0.2,
+            "webhook_url": "https://example.org/hook?a=b",
             "metadata": {"order-id_1": "ü ☀", "0": "", "text": "a.b$c"},
             "started_at": time.time(),
             "user": "someone@example.org",
@@ -174,7 +200,9 @@ def test_a_document_from_before_requests_had_files_is_still_read() -> None:
         "user": None,
         "request_id": "req_1",
     }
-    request = job_from_document(document).request
+    job = job_from_document(document)
+    request = job.request
+    assert (job.expires_at, job.history, job.wake_at) == (1_790_000_000.5 + OLD_MAX_AGE_S, (), 0.0)
     assert (request.seed, request.loras) == (LARGEST_SEED, (LoraChoice("style@1", 0.5, file=None),))
     assert (request.image, request.mask, request.strength, request.num_partial_images) == (None, None, 1.0, 0)
 
@@ -189,7 +217,19 @@ def test_final_statuses_lead_nowhere_and_every_other_ends_somewhere() -> None:
     for status in set(TRANSITIONS) - FINAL:
         assert TRANSITIONS[status] & FINAL
     assert TRANSITIONS["running"] >= {"queued"}
+    assert "queued" not in TRANSITIONS["queued"]
     assert "succeeded" not in TRANSITIONS["queued"]
+
+
+def test_a_job_remembers_its_latest_attempts_and_no_more_than_fit() -> None:
+    job = a_job()
+    for number in range(1, MAX_HISTORY + 11):
+        job = replace(job, attempts=number, started_at=100.0 + number)
+        job = replace(job, history=job.with_attempt("out_of_memory", f"the {number}th", backend="engine:x"))
+    assert [attempt.number for attempt in job.history] == list(range(11, MAX_HISTORY + 11))
+    latest = job.history[-1]
+    assert (latest.started_at, latest.code, latest.backend) == (100.0 + MAX_HISTORY + 10, "out_of_memory", "engine:x")
+    assert latest.ended_at >= latest.started_at
 
 
 def test_ids_sort_by_the_time_they_were_made() -> None:

@@ -232,7 +232,7 @@ def test_a_user_that_is_refused(user: str) -> None:
 
 async def test_what_is_submitted_is_stored_with_all_its_choices(house: House) -> None:
     wish = ImageWish("a red apple", n=2, seed=5, priority="low", metadata={"order": "1"}, user="u1")
-    job = await house.services.submission.submit_image(ALICE, wish, request_id="req_1")
+    job = (await house.services.submission.submit_image(ALICE, wish, request_id="req_1")).job
     stored = await house.store.get("alice", job.id)
     assert stored.request == job.request == resolve(n=2, seed=5)
     assert (stored.priority, stored.metadata, stored.user, stored.request_id) == ("low", {"order": "1"}, "u1", "req_1")
@@ -244,7 +244,7 @@ async def test_high_priority_is_for_admins(houses: OpenHouse) -> None:
     with pytest.raises(Forbidden):
         await house.services.submission.submit_image(ALICE, wish, request_id="")
     assert await house.store.count_queued() == 0
-    assert (await house.services.submission.submit_image(ADMIN, wish, request_id="")).priority == "high"
+    assert (await house.services.submission.submit_image(ADMIN, wish, request_id="")).job.priority == "high"
 
 
 async def test_a_full_queue_refuses_a_tenant_and_then_everybody_and_stores_nothing(houses: OpenHouse) -> None:
@@ -257,7 +257,7 @@ async def test_a_full_queue_refuses_a_tenant_and_then_everybody_and_stores_nothi
     with pytest.raises(TooManyRequests) as caught:
         await submit(ALICE, wish, request_id="")
     assert (caught.value.code, caught.value.headers) == ("tenant_queue_full", {"Retry-After": "10"})
-    job = await submit(bob, wish, request_id="")
+    job = (await submit(bob, wish, request_id="")).job
     with pytest.raises(TooManyRequests) as caught:
         await submit(bob, wish, request_id="")
     assert caught.value.code == "queue_full"

@@ -1,0 +1,19 @@
+"""Whether and when a job is tried again. Pure."""
+
+import random
+
+from configs.settings import JobSettings
+from models.errors import OutOfMemory
+
+# Errors of a request that another moment, or another engine, may not have.
+MAY_PASS = frozenset({OutOfMemory.code})
+
+
+def retry_delay_s(num_tries: int, settings: JobSettings) -> float:
+    """The wait after the n-th try that did not succeed: 2, 4, 8 … s up to a cap, each give or take a quarter.
+
+    The jitter keeps jobs that failed together from coming back together.
+    """
+    exponent = min(max(num_tries, 1), 32) - 1
+    delay_s = min(settings.retry_cap_s, settings.retry_base_s * 2.0**exponent)
+    return delay_s * random.uniform(0.75, 1.25)
