@@ -118,8 +118,9 @@ class Driver:
             message = f"Given up: it lost its worker {job.lost_workers + 1} times. The last time: {error}"
             return await self._fail(job, JobError("workers_lost", message), backend_id)
         except (BlobError, Unavailable) as error:
-            # The stores are away. That says nothing of the job: it may try for as long as its deadline allows.
-            return await self._put_back(job, JobError("store_unavailable", str(error)), backend_id, counts=None)
+            # The stores are away, or every engine. That says nothing of the job: it may try until its deadline.
+            code = error.code if isinstance(error, Unavailable) else "storage_unavailable"
+            return await self._put_back(job, JobError(code, str(error)), backend_id, counts=None)
 
     def _choose(self, job: Job) -> Backend:
         states = [

@@ -127,7 +127,7 @@ async def test_a_store_that_stays_away_never_uses_the_job_up(houses: OpenHouse) 
     house.blobs.is_down = True
     outcomes = [await driven(house, job) for _ in range(4)]
     assert {(outcome.status, outcome.failures, outcome.lost_workers) for outcome in outcomes} == {("queued", 0, 0)}
-    assert [attempt.code for attempt in outcomes[-1].history] == ["store_unavailable"] * 4
+    assert [attempt.code for attempt in outcomes[-1].history] == ["storage_unavailable"] * 4
     house.blobs.is_down = False
     assert (await driven(house, job)).status == "succeeded"
 
