@@ -56,7 +56,7 @@ class Board:
         document = await self._server.find_one({"_id": BOARD_ID})
         self._fresh_until_s = time.monotonic() + FRESH_S
         if document is not None:
-            self._last_seen = Standing(document["drains_until"], document["generation"])
+            self._last_seen = Standing(document.get("drains_until", 0.0), document.get("generation", 0))
         return self._last_seen
 
     async def glance(self) -> Standing:

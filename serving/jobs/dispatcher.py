@@ -275,8 +275,11 @@ class Dispatcher:
 
     def _forget(self, task: "asyncio.Task[Job | None]") -> None:
         self._drives.pop(task.get_name()).feed.end()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # The lease runs out and the job is driven again; whoever waits on the task gets the error too.
+        error = None if task.cancelled() else task.exception()
+        # The lease runs out and the job is driven again; whoever waits on the task gets the error too.
+        if isinstance(error, AppError):
+            log.warning("drive broke off", job_id=task.get_name(), reason=error.message)
+        elif error is not None:
             log.error("drive broke off", job_id=task.get_name(), exc_info=error)
 
     def _hand_in(self, line: Line, ticket: "asyncio.Task[None]") -> None:
