@@ -50,7 +50,7 @@ class RoundReport:
     num_pictures: int = 0  # whose pixels were compared
     num_webhooks: int = 0  # that arrived
     service_s: float | None = None
-    load_s: float | None = None  # of a killed engine: what its successor says that loading the model took
+    start_s: float | None = None  # of a killed engine: what its successor took from its process's start to being ready
     whole_s: float = 0.0
     findings: tuple[Finding, ...] = ()
 
@@ -146,8 +146,8 @@ class Campaign:
         evidence, judged = self._settle(began_at, number, spares_callers=spares)
         self._server.wait_ready()
         report = _report(number, plan, evidence, [*findings, *judged], time.monotonic() - began_s)
-        load_s = self._server.load_s() if "engine" in plan.faults else None
-        return replace(report, service_s=service_s, load_s=load_s)
+        start_s = self._server.engine_start_s() if "engine" in plan.faults else None
+        return replace(report, service_s=service_s, start_s=start_s)
 
     def judge_whole(self, number: int) -> RoundReport:
         """All rounds once more, now that everything late has had its time: what woke up may have written since."""

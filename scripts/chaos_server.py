@@ -198,13 +198,13 @@ class DarkroomUnderTest:
                 # Lazily: a process that the kernel is still taking down must not keep us here.
                 subprocess.run(("umount", "--lazy", str(self.state_dir)), check=True, timeout=30)
 
-    def load_s(self) -> float | None:
-        """How long the last engine to start took to load its model, by its own log."""
-        loads = []
+    def engine_start_s(self) -> float | None:
+        """How long the last engine took from its process's start to its model being ready, by its own log."""
+        starts = []
         for path in (self.state_dir / "logs").glob("engine-*.log"):
             lines = path.read_text("utf-8", "replace").splitlines()
-            loads += [json.loads(line) for line in lines if '"model ready"' in line]
-        return max(loads, key=lambda load: load["timestamp"])["load_s"] if loads else None
+            starts += [json.loads(line) for line in lines if '"model ready"' in line]
+        return max(starts, key=lambda start: start["timestamp"])["start_s"] if starts else None
 
     def log_tail(self) -> str:
         return (self.home / "serve.log").read_text("utf-8", "replace")[-3_000:]

@@ -6,6 +6,7 @@ Its own are the servers that Darkroom embeds, started here as any other servers 
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,7 @@ class OwnStores:
             proxy.stop()
         for store in list(self._processes):
             self.kill(store)
+        shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _addresses(self, mongo_url: str, s3_port: int) -> dict[str, str]:
         return {

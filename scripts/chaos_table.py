@@ -24,7 +24,7 @@ COLUMNS = (
     "doubled",
     "wrong",
     "s to service",
-    "s to load",
+    "s of engine's start",
 )
 SHOWN_FINDINGS = 10
 FILE_WIDTH = 140  # where there is no terminal to fit into
@@ -38,7 +38,7 @@ def row_of(report: RoundReport) -> tuple[str, ...]:
         str(report.num_accepted),
         *(str(report.ends.get(status, 0)) for status in ("succeeded", "failed", "cancelled")),
         *(str(report.count(verdict)) for verdict in ("lost", "doubled", "wrong")),
-        *("–" if value is None else f"{value:.1f}" for value in (report.service_s, report.load_s)),
+        *("–" if value is None else f"{value:.1f}" for value in (report.service_s, report.start_s)),
     )
 
 
