@@ -96,6 +96,7 @@ class House:
         return await self.store.get(job.tenant, job.id)
 
     async def close(self) -> None:
+        await self.dispatcher.drain(deadline_s=0.0)  # or what a test left running would go on without its database
         await self.webhook_work.stop()
         if self.sweeping is not None:
             self.sweeping.cancel()
