@@ -19,6 +19,7 @@ from configs.settings import CONFIG_DIR
 
 START_DEADLINE_S = 300.0
 STOP_DEADLINE_S = 60.0
+EXIT_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,27 @@ def running_darkroom(home: Path, *options: str) -> Iterator[Darkroom]:
             process.wait(STOP_DEADLINE_S)
         finally:
             process.kill()
-            left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+            left = still_alive(family)
             for straggler in left:
                 straggler.kill()
     assert not left, f"left running: {left}"
+
+
+def still_alive(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that live on. What was killed takes the kernel a moment to take down; a zombie only waits to be reaped."""
+    end = time.monotonic() + EXIT_GRACE_S
+    while left := [p for p in family if p.is_running() and not is_zombie(p)]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def free_port() -> int:
