@@ -7,9 +7,9 @@ conditions beside it and changes another document.
 """
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
@@ -19,6 +19,11 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from configs.settings import MongoSettings
 from serving.errors import Conflict, Unavailable
+from serving.telemetry import get_logger
+
+log = get_logger("mongo")
+
+T = TypeVar("T")
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -83,6 +88,17 @@ def under(prefix: str) -> dict[str, str]:
 def past(prefix: str) -> str:
     """The first string after all that begin with `prefix`."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def readable(documents: Sequence[Document], read: Callable[[Document], T]) -> list[T]:
+    """What `read` makes of them, without those that this version cannot read: they must not stop the work on others."""
+    found = []
+    for document in documents:
+        try:
+            found.append(read(document))
+        except (KeyError, TypeError, ValueError):
+            log.exception("document not understood", document_id=document.get("_id"))
+    return found
 
 
 class Collection:

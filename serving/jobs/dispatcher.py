@@ -27,7 +27,6 @@ from serving.telemetry import JOBS_TAKEN_OVER, get_logger
 
 log = get_logger("dispatcher")
 
-MAX_LINES = 1_000  # taken on per look at the queue
 MAX_DUE = 200  # jobs per look at what is due
 
 
@@ -160,7 +159,7 @@ class Dispatcher:
                 self._look.set()
 
     async def _take_tickets(self) -> None:
-        for line, head_id in (await self._store.heads(list(self._lanes), limit=MAX_LINES)).items():
+        for line, head_id in (await self._store.heads(list(self._lanes))).items():
             if line not in self._tickets and head_id not in self._drives:
                 ticket = asyncio.create_task(self._work_off(line, head_id))
                 self._tickets[line] = ticket

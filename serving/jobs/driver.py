@@ -20,7 +20,7 @@ from serving.errors import BackendLost, LeaseLost, NotFound, Unavailable
 from serving.jobs.feed import News
 from serving.jobs.job import Job, JobError, JobResult, Line, StoredImage
 from serving.jobs.retention import stored_by
-from serving.jobs.retrying import MAY_PASS, retry_delay_s
+from serving.jobs.retrying import MAY_PASS, given_up, retry_delay_s
 from serving.jobs.routing import BackendState, choose_backend
 from serving.jobs.store import Counter, JobStore
 from serving.telemetry import (
@@ -115,8 +115,7 @@ class Driver:
                 return await self._put_back(
                     job, JobError("backend_lost", str(error)), backend_id, counts="lost_workers"
                 )
-            message = f"Given up: it lost its worker {job.lost_workers + 1} times. The last time: {error}"
-            return await self._fail(job, JobError("workers_lost", message), backend_id)
+            return await self._fail(job, given_up(job.lost_workers + 1, last=str(error)), backend_id)
         except (BlobError, Unavailable) as error:
             # The stores are away, or every engine. That says nothing of the job: it may try until its deadline.
             code = error.code if isinstance(error, Unavailable) else "storage_unavailable"

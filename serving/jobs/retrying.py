@@ -1,12 +1,19 @@
-"""Whether and when a job is tried again. Pure."""
+"""Whether and when a job is tried again, and what is said when it is not. Pure."""
 
 import random
 
 from configs.settings import JobSettings
 from models.errors import OutOfMemory
+from serving.jobs.job import JobError
 
 # Errors of a request that another moment, or another engine, may not have.
 MAY_PASS = frozenset({OutOfMemory.code})
+
+
+def given_up(num_lost: int, *, last: str = "") -> JobError:
+    """How a job fails that has lost its worker too often; `last` is what was heard of the last time."""
+    message = f"Given up: it lost its worker {num_lost} times."
+    return JobError("workers_lost", f"{message} The last time: {last}" if last else message)
 
 
 def retry_delay_s(num_tries: int, settings: JobSettings) -> float:

@@ -7,12 +7,12 @@ the lease from the dead, is in upkeep.py.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from configs.settings import JobSettings
 from serving.errors import Conflict, LeaseLost, NotFound, Unavailable
-from serving.jobs.census import Census
+from serving.jobs.census import MAX_LINES, Census
 from serving.jobs.job import (
     NOWHERE,
     TRANSITIONS,
@@ -32,6 +32,18 @@ from serving.mongo import Document, Mongo, under
 Counter = Literal["failures", "lost_workers"]
 # What every write that ends an attempt takes from a job.
 AT_REST: Document = {"owner": None, "line": NOWHERE, "waits_of": NOWHERE}
+
+
+def out_of_line(job: Job, *, delay_s: float) -> Document:
+    """What a write says that lets a job wait for `delay_s` before it stands in line again."""
+    not_before = time.time() + delay_s
+    waiting = {"waits_of": job.tenant, "progress": 0, "step": 0}
+    return {**AT_REST, **waiting, "not_before": not_before, "wake_at": min(not_before, job.expires_at)}
+
+
+def in_line(job: Job) -> Document:
+    """What a write says that puts a job into its place in line, until its deadline."""
+    return {"line": place_in_line(job), "waits_of": job.tenant, "not_before": 0.0, "wake_at": job.expires_at}
 
 
 def at_its_end(settings: JobSettings) -> Document:
@@ -105,12 +117,9 @@ class JobStore:
             {
                 "$set": {
                     "status": "queued",
-                    "line": place_in_line(job),
-                    "waits_of": tenant,
+                    **in_line(replace(job, expires_at=expires_at)),
                     "expires_at": expires_at,
-                    "wake_at": expires_at,
                     "tidy_at": 0.0,
-                    "not_before": 0.0,
                     "failures": 0,
                     "lost_workers": 0,
                     "progress": 0,
@@ -137,7 +146,7 @@ class JobStore:
 
     # What a Router does, for all tenants.
 
-    async def heads(self, model_ids: Sequence[str], *, limit: int) -> dict[Line, str]:
+    async def heads(self, model_ids: Sequence[str], *, limit: int = MAX_LINES) -> dict[Line, str]:
         """The lines in which jobs wait, and the first job of each. Reads only; a claim decides who gets one."""
         return await self._census.heads(model_ids, limit=limit)
 
@@ -194,24 +203,15 @@ class JobStore:
         self, job: Job, error: JobError, *, delay_s: float, backend: str | None, counts: Counter | None
     ) -> Job:
         """Back to the queue, out of line for `delay_s`. `counts` names the counter of attempts that it goes on."""
-        not_before = time.time() + delay_s
-        changes: Document = {
-            **AT_REST,
-            "waits_of": job.tenant,
-            "progress": 0,
-            "step": 0,
-            "not_before": not_before,
-            "wake_at": min(not_before, job.expires_at),
-            "history": [asdict(attempt) for attempt in job.with_attempt(error.code, error.message, backend=backend)],
-        }
+        history = [asdict(attempt) for attempt in job.with_attempt(error.code, error.message, backend=backend)]
+        changes = {**out_of_line(job, delay_s=delay_s), "history": history}
         if counts is not None:
             changes[counts] = getattr(job, counts) + 1
         return await self._move(job, "queued", changes)
 
     async def hand_back(self, job: Job) -> Job:
         """Back into its place in line, with no blame: whoever drives it must go."""
-        waiting = {"line": place_in_line(job), "waits_of": job.tenant, "progress": 0, "step": 0}
-        return await self._move(job, "queued", {**AT_REST, **waiting, "wake_at": job.expires_at})
+        return await self._move(job, "queued", {**AT_REST, **in_line(job), "progress": 0, "step": 0})
 
     async def _move(self, job: Job, status: Status, changes: dict[str, Any]) -> Job:
         assert status in TRANSITIONS["running"], f"{job.id}: running → {status} is not allowed"

@@ -10,18 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.settings import JobSettings
-from serving.jobs.job import TRANSITIONS, Job, JobError, job_from_document, job_to_document, place_in_line
-from serving.jobs.retrying import retry_delay_s
-from serving.jobs.store import AT_REST, at_its_end
-from serving.mongo import Document, Mongo
-from serving.telemetry import get_logger
-
-log = get_logger("upkeep")
+from serving.jobs.job import TRANSITIONS, Job, JobError, job_from_document, job_to_document
+from serving.jobs.retrying import given_up, retry_delay_s
+from serving.jobs.store import at_its_end, in_line, out_of_line
+from serving.mongo import Document, Mongo, readable
 
 WORKER_LOST = JobError("worker_lost", "The process that worked on it was lost.")
-GIVEN_UP = "workers_lost"
 MAX_ADOPTED = 1_000  # read at a time
-FOR_EVER = 2.0**53  # Unix seconds; infinity is not JSON
 
 
 class JobUpkeep:
@@ -44,21 +39,19 @@ class JobUpkeep:
         assert job.status == "running", f"{job.id} is {job.status}: nobody has a lease on it"
         history = [asdict(attempt) for attempt in job.with_attempt(WORKER_LOST.code, WORKER_LOST.message)]
         lost_workers = job.lost_workers + 1
-        changes: Document = {**AT_REST, "history": history, "lost_workers": lost_workers}
+        changes: Document = {"history": history, "lost_workers": lost_workers}
         if lost_workers >= self._settings.max_lost_workers:
-            error = JobError(GIVEN_UP, f"Given up: it lost its worker {lost_workers} times.")
+            error = given_up(lost_workers)
             changes |= {"status": "failed", "error": asdict(error), **at_its_end(self._settings)}
         else:
-            not_before = time.time() + retry_delay_s(lost_workers, self._settings)
-            wake_at = min(not_before, job.expires_at)
-            changes |= {"status": "queued", "waits_of": job.tenant, "progress": 0, "step": 0}
-            changes |= {"not_before": not_before, "wake_at": wake_at}
+            delay_s = retry_delay_s(lost_workers, self._settings)
+            changes |= {"status": "queued", **out_of_line(job, delay_s=delay_s)}
         return await self._change(job, changes, fences=True)
 
     async def promote(self, job: Job) -> bool:
         """Back into line: its wait is over."""
         assert job.status == "queued", f"{job.id} is {job.status} and does not wait"
-        return await self._change(job, {"line": place_in_line(job), "not_before": 0.0, "wake_at": job.expires_at})
+        return await self._change(job, in_line(job))
 
     async def expire(self, job: Job) -> bool:
         """Ends a waiting job whose deadline has passed."""
@@ -87,7 +80,7 @@ class JobUpkeep:
         is_old: Document = {"tenant_at": {"$exists": False}}
         while old := await self._jobs.find({**is_old, "_id": {"$gt": last_id}}, sort=[("_id", 1)], limit=MAX_ADOPTED):
             last_id = old[-1]["_id"]
-            for job in _readable(old):
+            for job in readable(old, job_from_document):
                 # Each is looked at soon: to end its wait or take its lease, or to clear away after it.
                 document = job_to_document(job) | {"tidy_at" if job.is_final else "wake_at": time.time()}
                 del document["_id"], document["tenant"]
@@ -97,16 +90,17 @@ class JobUpkeep:
 
     async def find_owed(self, *, limit: int) -> list[Job]:
         """Jobs whose state has news that are not on their way to webhooks yet, oldest news first."""
-        return await self._find("owed_at", FOR_EVER, limit)
+        return await self._find("owed_at", None, limit)
 
     async def clear_owed(self, job: Job) -> bool:
         """The news of this very state are on their way. False: there are newer ones, look again."""
         return await self._jobs.update_one({"_id": job.id, "owed_at": job.owed_at}, {"$set": {"owed_at": 0.0}})
 
-    async def _find(self, moment: str, until: float, limit: int) -> list[Job]:
+    async def _find(self, moment: str, until: float | None, limit: int) -> list[Job]:
         """Jobs whose `moment` is set and not after `until`, earliest first."""
-        found = await self._jobs.find({moment: {"$gt": 0, "$lte": until}}, sort=[(moment, 1)], limit=limit)
-        return _readable(found)
+        is_set = {"$gt": 0} if until is None else {"$gt": 0, "$lte": until}
+        found = await self._jobs.find({moment: is_set}, sort=[(moment, 1)], limit=limit)
+        return readable(found, job_from_document)
 
     async def _change(self, job: Job, changes: dict[str, Any], *, fences: bool = False) -> bool:
         """`fences`: whoever still works on the job can write nothing more."""
@@ -118,14 +112,3 @@ class JobUpkeep:
         if fences:
             update["$inc"] = {"fence": 1}
         return await self._jobs.update_one(seen, update)
-
-
-def _readable(documents: list[Document]) -> list[Job]:
-    """Without those that this version cannot read: they must not stop the work on all others."""
-    jobs = []
-    for document in documents:
-        try:
-            jobs.append(job_from_document(document))
-        except (KeyError, TypeError, ValueError):
-            log.exception("job document not understood", job_id=document.get("_id"))
-    return jobs

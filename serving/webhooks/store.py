@@ -4,12 +4,11 @@ Every query is a range of one indexed string, so it takes as long among a hundre
 """
 
 import time
-from collections.abc import Iterable
 
 from configs.settings import WebhookSettings
 from serving.errors import Conflict, NotFound
-from serving.mongo import Collection, Document, Mongo, past, under
-from serving.telemetry import WEBHOOK_DELIVERIES, get_logger
+from serving.mongo import Collection, Document, Mongo, past, readable, under
+from serving.telemetry import WEBHOOK_DELIVERIES
 from serving.webhooks.delivery import (
     Delivery,
     changing_part,
@@ -17,8 +16,6 @@ from serving.webhooks.delivery import (
     delivery_to_document,
     due_mark,
 )
-
-log = get_logger("webhooks")
 
 
 class DeliveryStore:
@@ -52,7 +49,8 @@ class DeliveryStore:
         if after is not None:
             last = await self.get(tenant, endpoint_id, after)
             place["$lt"] = last.list_key if job_id is None else last.job_key
-        return _readable(await self._deliveries(tenant).find({key: place}, sort=[(key, -1)], limit=limit))
+        found = await self._deliveries(tenant).find({key: place}, sort=[(key, -1)], limit=limit)
+        return readable(found, delivery_from_document)
 
     async def redeliver(self, tenant: str, endpoint_id: str, delivery_id: str) -> Delivery:
         """Due now and once more from the start of the schedule; raises NotFound, or Conflict while it is pending."""
@@ -111,11 +109,11 @@ class DeliveryStore:
     async def _waiting(self, tenant: str, line: str, end: str, limit: int) -> list[Delivery]:
         place = {"$gte": f"{line}/", "$lt": end}
         found = await self._deliveries(tenant).find({"pending_key": place}, sort=[("pending_key", 1)], limit=limit)
-        return _readable(found)
+        return readable(found, delivery_from_document)
 
     async def _first_of_job(self, delivery: Delivery, query: Document) -> Delivery | None:
         found = await self._deliveries(delivery.tenant).find(query, sort=[("job_key", 1)], limit=1)
-        return next(iter(_readable(found)), None)
+        return next(iter(readable(found, delivery_from_document)), None)
 
     def _deliveries(self, tenant: str) -> Collection:
         return self._mongo.of_tenant("webhook_deliveries", tenant)
@@ -127,14 +125,3 @@ def _in_line_with(delivery: Delivery) -> Document:
 
 def _after(delivery: Delivery) -> Document:
     return {"$gt": delivery.job_key, "$lt": past(delivery.job_prefix)}
-
-
-def _readable(documents: Iterable[Document]) -> list[Delivery]:
-    """Without those that this version cannot read: they must not stop the others."""
-    deliveries = []
-    for document in documents:
-        try:
-            deliveries.append(delivery_from_document(document))
-        except (KeyError, TypeError, ValueError):
-            log.exception("delivery document not understood", delivery_id=document.get("_id"))
-    return deliveries
