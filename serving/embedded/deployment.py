@@ -55,12 +55,14 @@ class Deployment:
         gone_since_s: float | None = None
         while True:
             await asyncio.sleep(API_POLL_S)
-            if ray.ready_since_s is None or self._deploying.locked():
+            # Read once: while a probe is awaited Ray may die, and its child then has no such time.
+            ray_since_s = ray.ready_since_s
+            if ray_since_s is None or self._deploying.locked():
                 gone_since_s = None
                 continue
             if await self._api.is_gone():
                 gone_since_s = gone_since_s or time.monotonic()
-                if time.monotonic() - max(gone_since_s, ray.ready_since_s) < RESTORE_TIMEOUT_S:
+                if ray.ready_since_s is None or time.monotonic() - max(gone_since_s, ray_since_s) < RESTORE_TIMEOUT_S:
                     continue
                 self._screen.notice("the API has not come back by itself; deploying again")
             elif await self._serve.has_given_up():
