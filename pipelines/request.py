@@ -8,6 +8,11 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
+def num_run_steps(num_inference_steps: int, strength: float) -> int:
+    """Steps that are really run: starting from a picture skips the first ones."""
+    return min(int(num_inference_steps * strength), num_inference_steps)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """Bytes in the object store that a request needs, and what they must hash to."""
@@ -57,6 +62,76 @@ class GenerationRequest:
         """The seed of image `index`; wraps round so that it always fits what databases store."""
         return (self.seed + index) % 2**63
 
+    @property
+    def num_places(self) -> int:
+        """How many places of a lane it takes: pictures are made side by side."""
+        return self.num_images
+
+    @property
+    def total_steps(self) -> int:
+        """Denoising steps over all images; an image to start from leaves only the last part of them to do."""
+        return num_run_steps(self.num_inference_steps, self.strength) * self.num_images
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in a unit of its own: pixels times steps."""
+        return float(max(1, self.total_steps) * self.width_px * self.height_px)
+
+    @property
+    def inputs(self) -> tuple[StoredFile, ...]:
+        """Files that were stored for this request alone and go when it is over."""
+        return tuple(file for file in (self.image, self.mask) if file is not None)
+
+    @property
+    def needs(self) -> tuple[StoredFile, ...]:
+        """Files without which it cannot begin."""
+        return self.inputs
+
+
+FacePreference = Literal["any", "prefer", "require"]
+FRAMES = "frames"  # what stands in a model's place for the jobs that take stills out of videos
+
+
+@dataclass(frozen=True, slots=True)
+class FramesRequest:
+    """Which stills of a video are wanted."""
+
+    upload_id: str
+    video: StoredFile
+    duration_s: float
+    max_frames: int
+    min_sharpness: float | None = None  # None: only the blurred part of each scene goes
+    faces: FacePreference = "any"
+    dedupe: bool = True
+    output_format: OutputFormat = "jpeg"
+    model_id: str = FRAMES
+
+    @property
+    def num_places(self) -> int:
+        return 1
+
+    @property
+    def total_steps(self) -> int:
+        return 100  # its progress is told in percent
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in a unit of its own: seconds of video."""
+        return max(1.0, self.duration_s)
+
+    @property
+    def inputs(self) -> tuple[StoredFile, ...]:
+        """None: the upload belongs to the tenant and stays."""
+        return ()
+
+    @property
+    def needs(self) -> tuple[StoredFile, ...]:
+        """Files without which it cannot begin."""
+        return (self.video,)
+
+
+JobRequest = GenerationRequest | FramesRequest
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -102,6 +177,62 @@ class GenerationResult:
     engine_s: float  # from the engine taking the request up to the last encoded picture, waiting excluded
     waited_s: float  # in the engine's own queue
     device_s: float  # its share of the device's time: in what it shared with others, as much as it took of it
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """Where a face is, in pixels of the still it was found in."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float  # 0–1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """One still that was kept, by reference, with its scores."""
+
+    key: str
+    content_type: str
+    num_bytes: int
+    sha256: str  # hex
+    width_px: int
+    height_px: int
+    time_s: float  # from the first frame of the video
+    scene: int  # 0, 1, …
+    sharpness: float
+    brightness: float  # 0–255, mean luma
+    coverage: str | None  # of the largest face: close, medium or full; None without a face
+    faces: tuple[Face, ...] = ()
+    nsfw: float | None = None  # None: not looked at
+    is_nsfw: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedFrame:
+    """One still that was not kept, and the one reason why."""
+
+    time_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FramesResult:
+    """The stills of a video."""
+
+    frames: tuple[StoredFrame, ...]
+    rejected: tuple[RejectedFrame, ...]
+    contact_sheet: str  # key of a JPEG
+    engine_s: float  # from taking the request up to the last stored still, waiting excluded
+    waited_s: float
+    device_s: float  # seconds of the decoder, counted like those of a GPU
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Everything it stored."""
+        return (*(frame.key for frame in self.frames), self.contact_sheet)
 
 
 @dataclass(frozen=True, slots=True)

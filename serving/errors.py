@@ -1,7 +1,7 @@
 """The error tree: every expected refusal carries its HTTP status and OpenAI's error fields. Knows no framework.
 
 AppError
-├─ BadInput 400 ─ Unprocessable 422 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404
+├─ BadInput 400 ─ Unprocessable 422, ModerationBlocked 400 ├─ NotAuthenticated 401 ├─ Forbidden 403 ├─ NotFound 404
 ├─ MethodNotAllowed 405 ├─ RequestTimeout 408 ├─ Conflict 409 ─ JobCancelled ├─ TooLarge 413 ├─ UnsupportedMedia 415
 ├─ TryAgain ─ TooManyRequests 429, Unavailable 503
 └─ JobFailed 500
@@ -41,6 +41,16 @@ class Unprocessable(BadInput):
     """The native routes' word for a body that does not fit its schema."""
 
     status = 422
+
+
+class ModerationBlocked(BadInput):
+    """What was sent, or what was made of it, is of a kind that the tenant's policy does not let through."""
+
+    code = "moderation_blocked"
+
+    def __init__(self, message: str, *, param: str | None = None, categories: tuple[str, ...] = ()) -> None:
+        super().__init__(message, param=param)
+        self.categories = categories
 
 
 class NotAuthenticated(AppError):

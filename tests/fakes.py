@@ -1,40 +1,29 @@
-"""True stand-ins for what tests cannot have: an engine that makes pictures at once, S3 in memory, a Router here."""
+"""True stand-ins for what tests cannot have: an engine that makes pictures at once, a Router here, S3 in memory."""
 
 import asyncio
-import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
-from PIL import Image
-
-from models.blobs import BlobInfo, check_key, check_prefix
-from models.errors import AdapterError, BlobError, BlobNotFound
-from pipelines.media import Provenance, encode_image
+from models.errors import AdapterError
 from pipelines.request import (
-    CONTENT_TYPES,
     AdapterReport,
-    GeneratedImage,
     GenerationRequest,
     GenerationResult,
-    Preview,
     Progress,
     StoredFile,
 )
-from serving.backends.base import OnProgress
+from serving.backends.base import OnProgress, Order
 from serving.backends.gpu import EngineFailure, EngineMessage
 from serving.errors import AppError, Unavailable
 from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.feed import News, for_at_most
 from serving.jobs.job import Job
 from serving.jobs.lane import Place
-
-FAKE_WEIGHTS_SHA256 = hashlib.sha256(b"fake weights").hexdigest()
+from tests.fake_pictures import picture, previews
+from tests.memory_blobs import MemoryBlobs as MemoryBlobs
 
 
 class FakeBackend:
@@ -57,8 +46,9 @@ class FakeBackend:
         self.adapter_refusal: str | None = None  # set: every adapter is refused with this message
         self.checked: list[StoredFile] = []
 
-    async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
-        self.calls.append(job_id)
+    async def make(self, order: Order, *, on_progress: OnProgress) -> GenerationResult:
+        request = order.request
+        self.calls.append(order.job_id)
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         started = time.perf_counter()
@@ -91,33 +81,6 @@ class FakeBackend:
         return AdapterReport(num_layers=32, max_rank=8, components=("unet",), num_bytes=1_000_000)
 
 
-def previews(request: GenerationRequest, step: int) -> list[Preview]:
-    """One small preview for every step, and every second one a partial image, as long as any are wanted."""
-    index, step = divmod(step - 1, request.num_inference_steps)
-    step += 1
-    data, content_type = picture(request, index).data, CONTENT_TYPES[request.output_format]
-    told = [Preview(index, step, data, content_type)]
-    if step % 2 == 1 and step // 2 < request.num_partial_images:
-        told.append(Preview(index, step, data, content_type, partial_index=step // 2))
-    return told
-
-
-def picture(request: GenerationRequest, index: int) -> GeneratedImage:
-    """A picture file of one colour, the same for the same seed."""
-    seed = request.image_seed(index)
-    colour = hashlib.sha256(str(seed).encode()).digest()
-    image = Image.new("RGB", (request.width_px, request.height_px), (colour[0], colour[1], colour[2]))
-    data = encode_image(image, Provenance(request, seed, "Fake", FAKE_WEIGHTS_SHA256, created=1_800_000_000))
-    return GeneratedImage(
-        data=data,
-        content_type=CONTENT_TYPES[request.output_format],
-        width_px=image.width,
-        height_px=image.height,
-        seed=seed,
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-
-
 class FakeEngineLink:
     """An engine process as a backend reaches it: says `messages`, then raises `error` if there is one."""
 
@@ -143,98 +106,6 @@ class FakeEngineLink:
 
     async def is_ready(self, *, timeout_s: float) -> bool:
         return self.ready
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    data: bytes
-    info: BlobInfo
-
-
-class MemoryBlobs:
-    """BlobStore's interface over a dict, with the same checks of keys and the same errors."""
-
-    endpoint = "https://s3.test"
-
-    def __init__(self, bucket: str = "pictures") -> None:
-        self.bucket = bucket
-        self.is_down = False
-        self._objects: dict[str, _Object] = {}
-
-    @property
-    def keys(self) -> list[str]:
-        return sorted(self._objects)
-
-    def put(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str] | None = None) -> BlobInfo:
-        self._reach(check_key(key))
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        info = BlobInfo(key, len(data), etag, time.time(), content_type, dict(metadata or {}))
-        self._objects[key] = _Object(bytes(data), info)
-        return info
-
-    def put_file(self, key: str, path: Path, content_type: str) -> None:
-        self.put(key, path.read_bytes(), content_type)
-
-    def copy(self, source: str, key: str) -> None:
-        found = self._find(source)
-        self.put(key, found.data, found.info.content_type)
-
-    def get(self, key: str) -> bytes:
-        return self._find(key).data
-
-    def get_file(self, key: str, path: Path) -> None:
-        path.write_bytes(self.get(key))
-
-    def head(self, key: str) -> BlobInfo:
-        return self._find(key).info
-
-    def exists(self, key: str) -> bool:
-        self._reach(check_key(key))
-        return key in self._objects
-
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        self._reach(check_prefix(prefix))
-        yield from (self._objects[key].info for key in self.keys if key.startswith(prefix))
-
-    def delete(self, key: str) -> None:
-        self._reach(check_key(key))
-        self._objects.pop(key, None)
-
-    def delete_prefix(self, prefix: str) -> int:
-        return self.delete_many([info.key for info in self.list(prefix)])
-
-    def delete_many(self, keys: Iterable[str]) -> int:
-        doomed = list(keys)
-        for key in doomed:
-            self.delete(key)
-        return len(doomed)
-
-    def presign_get(self, key: str, expiry_s: int, filename: str | None = None) -> str:
-        ends_at = int(time.time()) + expiry_s
-        return f"{self.endpoint}/{self.bucket}/{quote(check_key(key))}?expires={ends_at}"
-
-    def presign_put(self, key: str, expiry_s: int, content_type: str) -> str:
-        return self.presign_get(key, expiry_s) + f"&content-type={quote(content_type)}"
-
-    def ensure_bucket(self) -> None:
-        self._reach(self.bucket)
-
-    def check(self) -> None:
-        self._reach(self.bucket)
-
-    def open_url(self, url: str) -> bytes:
-        """What a client that follows a pre-signed URL reads."""
-        return self.get(unquote(urlsplit(url).path).removeprefix(f"/{self.bucket}/"))
-
-    def _find(self, key: str) -> _Object:
-        self._reach(check_key(key))
-        if key not in self._objects:
-            raise BlobNotFound(f"get {key}: there is nothing in bucket {self.bucket!r} at this key")
-        return self._objects[key]
-
-    def _reach(self, what: str) -> None:
-        if self.is_down:
-            raise BlobError(f"{what}: no answer from {self.endpoint}")
 
 
 class LocalRouterLink:

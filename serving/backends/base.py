@@ -1,11 +1,23 @@
 """Backend: one way to make a result. The driver knows no more of it than this."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from pipelines.request import GenerationRequest, GenerationResult, Preview, Progress
+from pipelines.request import FramesResult, GenerationResult, JobRequest, Preview, Progress
 
 OnProgress = Callable[[Progress | Preview], Awaitable[None]]
+Made = GenerationResult | FramesResult
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One attempt at a job, as a backend is given it."""
+
+    job_id: str
+    tenant: str
+    request: JobRequest
+    output_prefix: str  # what a backend stores itself has keys that begin with this
 
 
 class Backend(Protocol):
@@ -20,8 +32,8 @@ class Backend(Protocol):
     @property
     def is_local(self) -> bool: ...
 
-    async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
-        """Runs the request to its end, telling `on_progress` on the way. Cancelling the task frees the backend."""
+    async def make(self, order: Order, *, on_progress: OnProgress) -> Made:
+        """Runs the order to its end, telling `on_progress` on the way. Cancelling the task frees the backend."""
         ...
 
     async def is_ready(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from models.errors import AdapterError, BlobError, GenerationError, ModelError, SourceUnavailable
 from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, Progress, StoredFile
-from serving.backends.base import OnProgress
+from serving.backends.base import OnProgress, Order
 from serving.errors import BackendLost, Unavailable
 
 READY_TIMEOUT_S = 2.0
@@ -63,9 +63,10 @@ class EngineBackend:
         self.model_ids = frozenset({model_id})
         self._link = link
 
-    async def make(self, job_id: str, request: GenerationRequest, *, on_progress: OnProgress) -> GenerationResult:
+    async def make(self, order: Order, *, on_progress: OnProgress) -> GenerationResult:
+        assert isinstance(order.request, GenerationRequest), "routing sends an engine nothing else"
         # Closed at once: when on_progress raises, the traceback would keep the generator, and the engine at work.
-        async with aclosing(self._link.generate(job_id, request)) as messages:
+        async with aclosing(self._link.generate(order.job_id, order.request)) as messages:
             async for message in messages:
                 if isinstance(message, GenerationResult):
                     return message

@@ -55,6 +55,7 @@ class Caretaker:
         chores: Chores,
         *,
         forgetful: Sequence[KeepsForAWhile],
+        prompt: Sequence[KeepsForAWhile] = (),
         settings: JobSettings,
     ) -> None:
         self._upkeep = upkeep
@@ -62,6 +63,7 @@ class Caretaker:
         self._policies = policies
         self._chores = chores
         self._forgetful = forgetful
+        self._prompt = prompt  # what does not wait for the sweep
         self._settings = settings
 
     async def run_forever(self) -> None:
@@ -89,13 +91,16 @@ class Caretaker:
         return is_more
 
     async def tidy(self) -> bool:
-        """Clears away after jobs that are due, and says whether there may be more of them."""
+        """Clears away what is due of jobs and of what is prompt, and says whether there may be more of it."""
+        is_more = False
+        for collection in self._prompt:
+            is_more |= await collection.delete_old(limit=MAX_JOBS) == MAX_JOBS
         jobs = await self._upkeep.to_tidy(limit=MAX_JOBS)
         for first in range(0, len(jobs), NUM_TOGETHER):
             some = jobs[first : first + NUM_TOGETHER]
             if not all(await asyncio.gather(*(self._tidy_after(job) for job in some))):
                 return False  # the others would only wait for the same store
-        return len(jobs) == MAX_JOBS
+        return is_more or len(jobs) == MAX_JOBS
 
     async def sweep(self) -> None:
         """Removes old inputs of jobs that never came to be, and old documents of which nothing else keeps count."""

@@ -6,7 +6,7 @@ which jobs wait that no Router was told of, and does the upkeep: leases of the d
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,7 +69,7 @@ class Dispatcher:
         paces: Sequence[Pace],
         *,
         settings: JobSettings,
-        lane_width: int,
+        lane_widths: Mapping[str, int],
         onlooker: Onlooker,
     ) -> None:
         self._driver = driver
@@ -79,7 +79,7 @@ class Dispatcher:
         self._paces = {pace.model_id: pace for pace in paces}
         self._settings = settings
         self._onlooker = onlooker
-        self._lanes = {model_id: Lane(lane_width, shares.used_s) for model_id in self._paces}
+        self._lanes = {model_id: Lane(lane_widths[model_id], shares.used_s) for model_id in self._paces}
         self._drives: dict[str, Drive] = {}
         self._tickets: dict[Line, asyncio.Task[None]] = {}
         self._is_draining = False
@@ -235,7 +235,7 @@ class Dispatcher:
         """Runs a claimed job, for which one place has been taken."""
         drive.is_claimed = True
         pace, began_at, heard_s = self._paces[job.model_id], time.perf_counter(), 0.0
-        expected_s, num_more = pace.expected_s(job), job.request.num_images - 1
+        expected_s, num_more = pace.expected_s(job), job.request.num_places - 1
 
         def tell(news: News) -> None:
             nonlocal heard_s

@@ -1,25 +1,22 @@
-"""The back half of a job: claim → choose → make → keep → end, under a lease that is renewed meanwhile.
+"""The back half of a job: claim → choose → make → look → keep → end, under a lease that is renewed meanwhile.
 
 Knows no HTTP and no Ray. One Driver serves a whole Router; drive() may run for many jobs at once.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from functools import partial
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
 import structlog
 
 from configs.settings import JobSettings
-from models.blobs import BlobStore
 from models.errors import BlobError, GenerationError
-from pipelines.request import CONTENT_TYPES, GeneratedImage, GenerationResult, Progress
-from serving.backends.base import Backend
-from serving.errors import BackendLost, LeaseLost, NotFound, Unavailable
+from pipelines.request import GenerationResult, Preview, Progress
+from serving.backends.base import Backend, Made, Order
+from serving.errors import BackendLost, LeaseLost, ModerationBlocked, NotFound, Unavailable
 from serving.jobs.feed import News
-from serving.jobs.job import Job, JobError, JobResult, Line, StoredImage
-from serving.jobs.retention import stored_by
+from serving.jobs.job import Job, JobError, Line
+from serving.jobs.keeping import Keeper
 from serving.jobs.retrying import MAY_PASS, given_up, retry_delay_s
 from serving.jobs.routing import BackendState, choose_backend
 from serving.jobs.store import Counter, JobStore
@@ -30,13 +27,10 @@ from serving.telemetry import (
     JOB_SECONDS,
     JOBS_DRIVEN,
     JOBS_ENDED,
-    KEEP_SECONDS,
     get_logger,
 )
 
 log = get_logger("driver")
-
-T = TypeVar("T")
 
 INSIST_LEASES = 2  # leases for which the end of an attempt is written again and again while the database is away
 EXPIRED = JobError("expired", "Not finished within its deadline.")
@@ -52,14 +46,14 @@ class Driver:
     def __init__(
         self,
         store: JobStore,
-        blobs: BlobStore,
+        keeper: Keeper,
         backends: Mapping[str, Backend],
         *,
         settings: JobSettings,
         owner: str,
     ) -> None:
         self._store = store
-        self._blobs = blobs
+        self._keeper = keeper
         self._backends = backends
         self._settings = settings
         self._owner = owner
@@ -110,6 +104,8 @@ class Driver:
             if error.code in MAY_PASS and job.failures + 1 < self._settings.max_attempts:
                 return await self._put_back(job, trouble, backend_id, counts="failures")
             return await self._fail(job, trouble, backend_id)
+        except ModerationBlocked as error:
+            return await self._fail(job, JobError(error.code, error.message), backend_id)
         except BackendLost as error:
             if job.lost_workers + 1 < self._settings.max_lost_workers:
                 return await self._put_back(
@@ -137,13 +133,15 @@ class Driver:
             raise GenerationError(f"No backend can make this: {'; '.join(choice.reasons)}")
         return self._backends[choice.backend_id]
 
-    async def _make(self, job: Job, backend: Backend, tell: Callable[[News], None]) -> GenerationResult:
+    async def _make(self, job: Job, backend: Backend, tell: Callable[[News], None]) -> Made:
         # A job shorter than one period ends without a progress write: it would only delay the end.
         next_write_at = time.monotonic() + self._settings.progress_write_s
 
         async def on_progress(news: News) -> None:
             nonlocal next_write_at
-            tell(news)
+            shown = await self._keeper.shown(job, news) if isinstance(news, Preview) else news
+            if shown is not None:
+                tell(shown)
             if isinstance(news, Progress) and (now := time.monotonic()) >= next_write_at:
                 next_write_at = now + self._settings.progress_write_s
                 try:
@@ -156,18 +154,21 @@ class Driver:
 
         self._num_driven[backend.id] += 1
         try:
-            made = await backend.make(job.id, job.request, on_progress=on_progress)
+            order = Order(job.id, job.tenant, job.request, job.attempt_prefix)
+            made = await backend.make(order, on_progress=on_progress)
         finally:
             self._num_driven[backend.id] -= 1
         ENGINE_SECONDS.labels(job.model_id).observe(made.engine_s)
-        IMAGES_MADE.labels(job.model_id).inc(len(made.images))
+        if isinstance(made, GenerationResult):
+            IMAGES_MADE.labels(job.model_id).inc(len(made.images))
         return made
 
-    async def _commit(self, job: Job, made: GenerationResult, waited_s: float, backend: Backend) -> Job:
-        """Stores the pictures and ends the job with them, or leaves none of them behind."""
+    async def _commit(self, job: Job, made: Made, waited_s: float, backend: Backend) -> Job:
+        """Stores what was made and ends the job with it, or leaves nothing of it behind."""
         is_sent = is_committed = False
         try:
-            result = await self._keep(job, made, waited_s)
+            ENGINE_WAIT_SECONDS.labels(job.model_id).observe(waited_s + made.waited_s)
+            result = await self._keeper.keep(job, made, waited_s)
             is_sent = True
             ended = await self._insist(
                 lambda: self._store.succeed(job, result, backend=backend.id, device_s=made.device_s)
@@ -176,7 +177,7 @@ class Driver:
             return ended
         finally:
             if not is_committed and (not is_sent or await self._has_moved_on(job)):
-                await self._discard(job)
+                await self._keeper.discard(job)
 
     async def _has_moved_on(self, job: Job) -> bool:
         """Whether no write of this attempt can take effect any more, not even one that is still under way."""
@@ -185,38 +186,6 @@ class Driver:
         except (Unavailable, NotFound):
             return False
         return stored.fence != job.fence or stored.status not in {"running", "succeeded"}
-
-    async def _discard(self, job: Job) -> None:
-        """Removes what this attempt has uploaded."""
-        try:
-            await asyncio.to_thread(self._remove_stored_by, job)
-        except BlobError as error:
-            log.warning("half-made pictures not removed", reason=str(error))
-
-    def _remove_stored_by(self, job: Job) -> None:
-        keys = [blob.key for blob in self._blobs.list(job.output_prefix)]
-        self._blobs.delete_many(stored_by(job, keys))
-
-    async def _keep(self, job: Job, made: GenerationResult, waited_s: float) -> JobResult:
-        ENGINE_WAIT_SECONDS.labels(job.model_id).observe(waited_s + made.waited_s)
-        with KEEP_SECONDS.time():
-            images = await _all_ended(self._put(job, i, image) for i, image in enumerate(made.images))
-        return JobResult(images=tuple(images), engine_s=made.engine_s, waited_s=waited_s + made.waited_s)
-
-    async def _put(self, job: Job, index: int, image: GeneratedImage) -> StoredImage:
-        extension = next(name for name, kind in CONTENT_TYPES.items() if kind == image.content_type)
-        # The fence in the key: what a worker that lost its lease still uploads overwrites nothing.
-        key = f"{job.output_prefix}{job.fence}-{index}.{extension}"
-        await asyncio.to_thread(partial(self._blobs.put, key, image.data, content_type=image.content_type))
-        return StoredImage(
-            key=key,
-            content_type=image.content_type,
-            num_bytes=len(image.data),
-            sha256=image.sha256,
-            width_px=image.width_px,
-            height_px=image.height_px,
-            seed=image.seed,
-        )
 
     async def _fail(self, job: Job, error: JobError, backend_id: str | None = None) -> Job:
         log.warning("job failed", code=error.code, reason=error.message)
@@ -274,24 +243,3 @@ class Driver:
             except Unavailable as error:
                 # The database is away. Whether we still own the job shows at the next beat or at the final write.
                 log.warning("heartbeat not written", reason=error.message)
-
-
-async def _all_ended(works: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """What all of them gave; waits for the last one even when cancelled, or when another failed.
-
-    Nobody can stop a thread, and what it leaves behind must be there to be removed.
-    """
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        await asyncio.wait(tasks)
-        raise
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    return [_given(outcome) for outcome in outcomes]
-
-
-def _given(outcome: T | BaseException) -> T:
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome

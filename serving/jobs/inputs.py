@@ -3,21 +3,18 @@
 import hashlib
 import io
 import math
-import struct
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from configs.settings import ApiSettings
 from models.spec import Limits
+from pipelines.pictures import UNREADABLE
 from pipelines.request import StoredFile
 from serving.errors import BadInput
 
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}  # as Pillow names them
 TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-# What Pillow's readers raise at bytes that are not what they should be.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +26,10 @@ class InputPicture:
     width_px: int  # as it is looked at: turned the way its EXIF says
     height_px: int
     least_alpha: int  # 0–255, of its most transparent pixel; 255 where there is no alpha channel
+
+    def with_data(self, data: bytes) -> "InputPicture":
+        """The same picture in other bytes of its format and size."""
+        return replace(self, data=data)
 
     def stored_at(self, key: str) -> StoredFile:
         return StoredFile(key, hashlib.sha256(self.data).hexdigest())
@@ -82,7 +83,7 @@ def read_mask(data: bytes, image: InputPicture, settings: ApiSettings) -> InputP
             "channel.",
             param="mask",
         )
-    return mask
+    return _alpha_alone(mask)
 
 
 def fit_size(width_px: int, height_px: int, limits: Limits) -> tuple[int, int]:
@@ -101,6 +102,17 @@ def fit_size(width_px: int, height_px: int, limits: Limits) -> tuple[int, int]:
         else:
             height_px -= multiple
     return width_px, height_px
+
+
+def _alpha_alone(mask: InputPicture) -> InputPicture:
+    """What a mask shows besides its transparency is of no use; it is not kept, so nobody need look at it either."""
+    with Image.open(io.BytesIO(mask.data), formats=list(FORMATS)) as image:
+        alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    black = Image.new("L", alpha.size)
+    black.putalpha(alpha)
+    out = io.BytesIO()
+    black.save(out, "PNG")
+    return replace(mask, data=out.getvalue(), content_type=FORMATS["PNG"])
 
 
 def _least_alpha(image: Image.Image) -> int:

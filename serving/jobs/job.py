@@ -4,14 +4,15 @@ import hashlib
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pipelines.request import GenerationRequest, LoraChoice, StoredFile
+from pipelines.request import FramesResult, GenerationRequest, JobRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["image", "video", "text", "lora", "frames"]
 Priority = Literal["low", "normal", "high"]
+Strictness = Literal["auto", "low"]  # of moderation, in OpenAI's words
 
 # What the server may do by itself. running → queued: what stopped the attempt may pass. Only a person moves an ended
 # job: failed → queued, a new life (JobStore.retry).
@@ -27,6 +28,7 @@ MAX_HISTORY = 50  # attempts that a job remembers, the latest
 SAFE_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,63}")
 PRIORITY_RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}  # sorts ascending
 OLD_MAX_AGE_S = 86_400.0  # the deadline of jobs from before each had its own
+OUTPUT_FOLDERS: dict[Kind, str] = {"image": "generated-images", "frames": "frames"}
 NOWHERE = ""  # the place of a job that does not wait in line
 
 
@@ -41,15 +43,24 @@ class StoredImage:
     width_px: int
     height_px: int
     seed: int
+    is_nsfw: bool | None = None  # None: nobody looked
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a succeeded job points at. Pre-signed URLs are made when asked for, never stored."""
+    """What a succeeded picture job points at. Pre-signed URLs are made when asked for, never stored."""
 
     images: tuple[StoredImage, ...]
     engine_s: float
     waited_s: float  # for a free engine, after the Router had taken the job
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Everything it stored."""
+        return tuple(image.key for image in self.images)
+
+
+AnyResult = JobResult | FramesResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,7 @@ class Job:
     id: str
     tenant: str
     kind: Kind
-    request: GenerationRequest
+    request: JobRequest
     priority: Priority
     created_at: float
     expires_at: float  # Unix seconds; not ended by then, it fails with code "expired"
@@ -96,12 +107,13 @@ class Job:
     fence: int = 0  # grows with every claim and every loss of one; a write with an older fence is refused
     owner: str | None = None
     backend: str | None = None
-    result: JobResult | None = None
+    result: AnyResult | None = None
     error: JobError | None = None
     device_s: float = 0.0  # seconds of the device, all attempts together
     metadata: dict[str, str] = field(default_factory=dict)
     webhook_url: str | None = None
     user: str | None = None
+    moderation: Strictness = "auto"
     request_id: str = ""  # of the HTTP call that made it, for the logs
     # Each of these is 0 when there is nothing to do, so an index finds what there is without looking at the rest.
     owed_at: float = 0.0  # since when its state has news that are not yet on their way to webhooks
@@ -123,8 +135,19 @@ class Job:
 
     @property
     def output_prefix(self) -> str:
-        """Where its pictures lie in S3: the owner's bucket layout."""
-        return f"tenants/{self.tenant}/generated-images/{_folder_of(self.user)}/{self.id}/"
+        """Where what it makes lies in S3: the owner's bucket layout."""
+        return f"tenants/{self.tenant}/{OUTPUT_FOLDERS[self.kind]}/{folder_of(self.user)}/{self.id}/"
+
+    @property
+    def attempt_prefix(self) -> str:
+        """What the keys of this very attempt begin with: one that lost its lease overwrites nothing."""
+        return f"{self.output_prefix}{self.fence}-"
+
+    @property
+    def pictures(self) -> GenerationRequest:
+        """The request of a picture job."""
+        assert isinstance(self.request, GenerationRequest), f"a job of kind {self.kind} makes no pictures"
+        return self.request
 
 
 def new_job_id() -> str:
@@ -133,7 +156,7 @@ def new_job_id() -> str:
 
 
 def new_job(
-    request: GenerationRequest,
+    request: JobRequest,
     *,
     job_id: str | None = None,
     tenant: str,
@@ -144,6 +167,7 @@ def new_job(
     request_id: str,
     expires_in_s: float,
     webhook_url: str | None = None,
+    moderation: Strictness = "auto",
 ) -> Job:
     """A queued job, with a fresh id unless it got one before."""
     now = time.time()
@@ -157,16 +181,12 @@ def new_job(
         expires_at=now + expires_in_s,
         wake_at=now + expires_in_s,
         webhook_url=webhook_url,
-        steps=num_run_steps(request.num_inference_steps, request.strength) * request.num_images,
+        moderation=moderation,
+        steps=request.total_steps,
         metadata=metadata,
         user=user,
         request_id=request_id,
     )
-
-
-def num_run_steps(steps: int, strength: float) -> int:
-    """Steps that are run for one image: a picture to start from saves those that its strength leaves out."""
-    return min(steps, int(steps * strength))
 
 
 def input_prefix(job_id: str) -> str:
@@ -207,60 +227,7 @@ def place_in_line(job: Job) -> str:
     return Line.of(job).prefix + job.id
 
 
-def job_to_document(job: Job) -> dict[str, Any]:
-    """The stored form: scalars, whole lists and sub-documents only."""
-    document = asdict(job)
-    document["_id"] = document.pop("id")
-    document["line"] = place_in_line(job) if job.status == "queued" else NOWHERE
-    document["waits_of"] = job.tenant if job.status == "queued" else NOWHERE
-    document["tenant_at"] = f"{job.tenant}/{job.id}"
-    document["history"] = [asdict(attempt) for attempt in job.history]
-    # A seed reaches 2^63-1, within a BSON int64; as text it also survives stores that pass numbers through doubles.
-    document["request"]["seed"] = str(job.request.seed)
-    document["request"]["loras"] = [asdict(lora) for lora in job.request.loras]  # a list, not a tuple
-    document["model"] = job.model_id
-    document["result"] = None if job.result is None else result_to_document(job.result)
-    return document
-
-
-def job_from_document(document: dict[str, Any]) -> Job:
-    """Inverse of job_to_document; raises KeyError or TypeError on a document this version does not understand."""
-    parts = {"id", "request", "result", "error", "history"}
-    # What an older version did not write has its default; such a job is brought into line by JobUpkeep.adopt().
-    scalars = {name: document[name] for name in Job.__slots__ if name in document and name not in parts}
-    scalars.setdefault("expires_at", document["created_at"] + OLD_MAX_AGE_S)
-    request = dict(document["request"])
-    request["seed"] = int(request["seed"])
-    request["loras"] = tuple(LoraChoice(**{**lora, "file": _file(lora)}) for lora in request["loras"])
-    request |= {"image": _file(request, "image"), "mask": _file(request, "mask")}
-    error = document["error"]
-    return Job(
-        **scalars,
-        id=document["_id"],
-        history=tuple(Attempt(**attempt) for attempt in document.get("history", ())),
-        request=GenerationRequest(**request),
-        result=None if document["result"] is None else _result_from_document(document["result"]),
-        error=None if error is None else JobError(**error),
-    )
-
-
-def _file(document: dict[str, Any], name: str = "file") -> StoredFile | None:
-    """None also for a document from before requests had files."""
-    file = document.get(name)
-    return None if file is None else StoredFile(**file)
-
-
-def result_to_document(result: JobResult) -> dict[str, Any]:
-    images = [{**asdict(image), "seed": str(image.seed)} for image in result.images]
-    return {"images": images, "engine_s": result.engine_s, "waited_s": result.waited_s}
-
-
-def _result_from_document(document: dict[str, Any]) -> JobResult:
-    images = tuple(StoredImage(**{**image, "seed": int(image["seed"])}) for image in document["images"])
-    return JobResult(images=images, engine_s=document["engine_s"], waited_s=document["waited_s"])
-
-
-def _folder_of(user: str | None) -> str:
+def folder_of(user: str | None) -> str:
     """A user's folder in S3: the name itself where that is a safe key, else a hash of it."""
     if user is None:
         return "-"

@@ -9,7 +9,7 @@ from serving.mongo import Document, Mongo
 OLD_S = 86_400.0
 SMOOTHING = 0.1  # weight of the newest job in the running means
 # Before anything was measured: a modern GPU at a small model. Wrong for others, and only until the first job ends.
-FIRST_GUESS_S = 5e-8  # seconds of the device per pixel and step
+FIRST_GUESS_S = 5e-8  # seconds of the device per unit of work, which is a pixel times a step
 
 
 class Pace:
@@ -26,12 +26,12 @@ class Pace:
 
     def expected_s(self, job: Job) -> float:
         """Seconds of the device that a job will take, by what others of its model took."""
-        return self._unit_s * _work_of(job)
+        return self._unit_s * job.request.work
 
     def observe(self, job: Job, *, run_s: float, device_s: float, num_beside: int) -> None:
         """A job has ended well: it took `run_s` by the clock, with `num_beside` jobs driven at its end, itself too."""
         if device_s > 0:
-            self._unit_s = _mixed(self._unit_s if self._mean_s is not None else None, device_s / _work_of(job))
+            self._unit_s = _mixed(self._unit_s if self._mean_s is not None else None, device_s / job.request.work)
         self._num_beside = _mixed(self._num_beside if self._mean_s is not None else None, float(num_beside))
         self._mean_s = _mixed(self._mean_s, run_s)
         self._is_told = False
@@ -68,12 +68,6 @@ class OldPaces:
         for document in old:
             await self._paces.delete_one({"_id": document["_id"]})
         return len(old)
-
-
-def _work_of(job: Job) -> float:
-    """Pixels times steps, over all pictures."""
-    request = job.request
-    return float(max(1, job.steps) * request.width_px * request.height_px)
 
 
 def _mixed(mean: float | None, newest: float) -> float:

@@ -24,7 +24,7 @@ def clearing_due(job: Job, now: float, *, keep_s: float, temp_keep_s: float) -> 
     ended_at = job.finished_at or job.created_at
     delete_at = ended_at + keep_s
     moments = [delete_at, now + LOOK_EVERY_S]
-    has_inputs = job.request.image is not None or job.request.mask is not None
+    has_inputs = bool(job.request.inputs)
     # A job that is tried again by hand needs its inputs; after this it fails for want of them.
     inputs_at = min(delete_at, ended_at + temp_keep_s)
     if has_inputs:
@@ -43,7 +43,7 @@ def leftovers(job: Job, keys: Iterable[str]) -> list[str]:
 
     Those with a newer fence than this snapshot stay: they are of a new life that began after we looked.
     """
-    kept = {image.key for image in job.result.images} if job.result is not None else set()
+    kept = set(job.result.keys) if job.result is not None else set()
     return [key for key in outputs_of(job, keys) if key not in kept]
 
 

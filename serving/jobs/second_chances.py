@@ -60,8 +60,8 @@ class SecondChances:
         return begun
 
     async def _check_inputs(self, job: Job) -> None:
-        """The files that an edit starts from are kept for a day."""
-        files = [file.key for file in (job.request.image, job.request.mask) if file is not None]
+        """What an edit starts from is kept for a day, an upload until somebody deletes it."""
+        files = [file.key for file in job.request.needs]
         try:
             are_there = await asyncio.to_thread(lambda: [self.blobs.exists(key) for key in files])
         except BlobError as error:

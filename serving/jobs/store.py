@@ -13,20 +13,8 @@ from typing import Any, Literal
 from configs.settings import JobSettings
 from serving.errors import Conflict, LeaseLost, NotFound, Unavailable
 from serving.jobs.census import MAX_LINES, Census
-from serving.jobs.job import (
-    NOWHERE,
-    TRANSITIONS,
-    Job,
-    JobError,
-    JobResult,
-    Kind,
-    Line,
-    Status,
-    job_from_document,
-    job_to_document,
-    place_in_line,
-    result_to_document,
-)
+from serving.jobs.documents import job_from_document, job_to_document, result_to_document
+from serving.jobs.job import NOWHERE, TRANSITIONS, AnyResult, Job, JobError, Kind, Line, Status, place_in_line
 from serving.mongo import Document, Mongo, under
 
 Counter = Literal["failures", "lost_workers"]
@@ -185,7 +173,7 @@ class JobStore:
         news = {"step": step, "steps": steps, "progress": progress, "device_s": job.device_s + device_s}
         await self._write(job, {**news, "wake_at": time.time() + self._settings.lease_s})
 
-    async def succeed(self, job: Job, result: JobResult, *, backend: str, device_s: float) -> Job:
+    async def succeed(self, job: Job, result: AnyResult, *, backend: str, device_s: float) -> Job:
         """The commit: from here on the result exists."""
         made = {"result": result_to_document(result), "backend": backend, "progress": 100, "step": job.steps}
         return await self._move(

@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from configs.settings import JobSettings
 from models.blobs import BlobStore
 from models.errors import BlobError
-from pipelines.request import CONTENT_TYPES, GenerationRequest, StoredFile
+from pipelines.request import CONTENT_TYPES, FramesRequest, GenerationRequest, StoredFile
 from serving.errors import Conflict, NotFound, Unavailable
-from serving.jobs.admission import Admission
+from serving.jobs.admission import Admission, Admitted, AnyWish
 from serving.jobs.idempotency import IdempotencyKeys, fingerprint_of
 from serving.jobs.inputs import EditWish, InputPicture
 from serving.jobs.job import Job, input_prefix, new_job, new_job_id
 from serving.jobs.store import JobStore
-from serving.jobs.wish import ImageWish
+from serving.jobs.wish import Wish
 from serving.telemetry import JOBS_ACCEPTED, get_logger
 from serving.tenancy.auth import Caller
+from serving.uploads.uploads import Uploads
 
 log = get_logger("submission")
 
@@ -45,18 +46,20 @@ class Submission:
         self,
         store: JobStore,
         blobs: BlobStore,
+        uploads: Uploads,
         keys: IdempotencyKeys,
         admission: Admission,
         settings: JobSettings,
     ) -> None:
         self._store = store
         self._blobs = blobs
+        self._uploads = uploads
         self._keys = keys
         self._admission = admission
         self._settings = settings
 
-    async def submit_image(
-        self, caller: Caller, wish: ImageWish, *, request_id: str, key: RequestKey | None = None
+    async def submit(
+        self, caller: Caller, wish: AnyWish, *, request_id: str, key: RequestKey | None = None
     ) -> Accepted:
         """Raises what Admission raises: then nothing was stored.
 
@@ -65,14 +68,14 @@ class Submission:
         fingerprint = "" if key is None else fingerprint_of(key.route, wish)
         if key is not None and (job := await self._made_before(caller.tenant, key.text, fingerprint)) is not None:
             return Accepted(job, is_replay=True)
-        request = await self._admission.admit(caller, wish)
+        admitted = await self._admission.admit(caller, wish)
         job_id = new_job_id()
         if key is not None:
             held = await self._keys.reserve(caller.tenant, key.text, fingerprint=fingerprint, new_id=job_id)
             job_id = held.id
-        job = self._job(caller, wish, request, job_id=job_id, request_id=request_id)
+        job = self._job(caller, wish, admitted, job_id=job_id, request_id=request_id)
         try:
-            await self._store_inputs(job, wish.edit)
+            await self._secure_inputs(job, admitted.edit)
             await self._store.insert(job)
         except Conflict:
             # Only a reserved id can be taken: by a request with the same key, at the same moment.
@@ -82,7 +85,7 @@ class Submission:
                 await self._remove_inputs(job)
             raise
         JOBS_ACCEPTED.labels(job.kind, job.model_id).inc()
-        log.info("job accepted", job_id=job.id, model=job.model_id, images=request.num_images)
+        log.info("job accepted", job_id=job.id, kind=job.kind, model=job.model_id, places=job.request.num_places)
         return Accepted(job)
 
     async def _made_before(self, tenant: str, key: str, fingerprint: str) -> Job | None:
@@ -95,36 +98,40 @@ class Submission:
         except NotFound:
             return None
 
-    def _job(self, caller: Caller, wish: ImageWish, request: GenerationRequest, *, job_id: str, request_id: str) -> Job:
-        if wish.edit is not None:
-            image, mask = wish.edit.image, wish.edit.mask
+    def _job(self, caller: Caller, wish: Wish, admitted: Admitted, *, job_id: str, request_id: str) -> Job:
+        request = admitted.request
+        if admitted.edit is not None and isinstance(request, GenerationRequest):
+            image, mask = admitted.edit.image, admitted.edit.mask
             request = replace(request, image=_file("image", image, job_id), mask=_file("mask", mask, job_id))
         return new_job(
             request,
             job_id=job_id,
             tenant=caller.tenant,
-            kind="image",
+            kind=admitted.kind,
             priority=wish.priority,
             metadata=dict(wish.metadata),
             user=wish.user,
             request_id=request_id,
             expires_in_s=self._settings.max_age_s if wish.expires_in_s is None else wish.expires_in_s,
             webhook_url=wish.webhook_url,
+            moderation=wish.moderation,
         )
 
-    async def _store_inputs(self, job: Job, edit: EditWish | None) -> None:
+    async def _secure_inputs(self, job: Job, edit: EditWish | None) -> None:
         """Before the job: whoever finds the job finds them too."""
+        if isinstance(job.request, FramesRequest):
+            await self._uploads.note_use(job.tenant, job.request.upload_id, kind="frames", id=job.id)
         if edit is None:
             return
         try:
-            for file, picture in ((job.request.image, edit.image), (job.request.mask, edit.mask)):
+            for file, picture in ((job.pictures.image, edit.image), (job.pictures.mask, edit.mask)):
                 if file is not None and picture is not None:
                     await asyncio.to_thread(self._blobs.put, file.key, picture.data, picture.content_type)
         except BlobError as error:
             raise Unavailable("The object store did not answer.", code="storage_unavailable") from error
 
     async def _remove_inputs(self, job: Job) -> None:
-        if job.request.image is None:
+        if not job.request.inputs:
             return
         try:
             await asyncio.to_thread(self._blobs.delete_prefix, input_prefix(job.id))

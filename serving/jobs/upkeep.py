@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.settings import JobSettings
-from serving.jobs.job import TRANSITIONS, Job, JobError, job_from_document, job_to_document
+from serving.jobs.documents import job_from_document, job_to_document
+from serving.jobs.job import TRANSITIONS, Job, JobError
 from serving.jobs.retrying import given_up, retry_delay_s
 from serving.jobs.store import at_its_end, in_line, out_of_line
 from serving.mongo import Document, Mongo, readable

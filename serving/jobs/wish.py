@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from models.catalog import get_model
 from models.spec import ModelSpec
-from pipelines.request import GenerationRequest, LoraChoice, OutputFormat
+from pipelines.request import GenerationRequest, LoraChoice, OutputFormat, num_run_steps
 from pipelines.schedulers import SCHEDULERS
 from serving.adapters.adapter import Adapter
 from serving.adapters.store import adapter_not_found
 from serving.errors import BadInput, NotFound
 from serving.jobs.inputs import EditWish, fit_size
-from serving.jobs.job import Priority, num_run_steps
+from serving.jobs.job import Priority, Strictness
 
 MAX_IMAGES = 10
 DEFAULT_STRENGTH = 0.8
@@ -28,8 +28,20 @@ MAX_METADATA_ITEMS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 5
 METADATA_KEY = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What any job may be asked for with: who goes first, how long it may take, who is told."""
+
+    priority: Priority = "normal"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    expires_in_s: float | None = None
+    webhook_url: str | None = None
+    moderation: Strictness = "auto"
+
+
 @dataclass(frozen=True, slots=True)
-class ImageWish:
+class ImageWish(Wish):
     """An image request as the caller put it; None leaves the choice to the model's defaults."""
 
     prompt: str
@@ -44,11 +56,6 @@ class ImageWish:
     loras: tuple[LoraChoice, ...] = ()
     output_format: OutputFormat = "png"
     output_compression: int = 100
-    priority: Priority = "normal"
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    user: str | None = None
-    expires_in_s: float | None = None
-    webhook_url: str | None = None
     edit: EditWish | None = None  # start from a picture
     num_partial_images: int = 0
 
@@ -72,11 +79,11 @@ def resolve_image(
     if not wish.prompt.strip():
         raise BadInput("prompt must not be empty.", param="prompt")
     width_px, height_px = _size(wish, spec)
-    num_images = _whole("n", wish.n, 1, MAX_IMAGES)
+    num_images = whole("n", wish.n, 1, MAX_IMAGES)
     seed = secrets.randbits(RANDOM_SEED_BITS) if wish.seed is None else wish.seed
     # Image i uses seed + i, and that must be a seed too.
-    _whole("seed", seed, 0, MAX_SEED - num_images + 1)
-    _check_extras(wish)
+    whole("seed", seed, 0, MAX_SEED - num_images + 1)
+    check_extras(wish)
     steps = _steps(wish, spec)
     return GenerationRequest(
         model_id=spec.id,
@@ -93,7 +100,7 @@ def resolve_image(
         strength=_strength(wish.edit, steps),
         num_partial_images=wish.num_partial_images,
         output_format=wish.output_format,
-        output_compression=_whole("output_compression", wish.output_compression, 0, 100),
+        output_compression=whole("output_compression", wish.output_compression, 0, 100),
     )
 
 
@@ -105,6 +112,27 @@ def check_text(param: str, text: str, *, max_chars: int) -> None:
         # Newlines and tabs are part of ordinary prompts; a lone surrogate cannot be stored as UTF-8.
         if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\r\t":
             raise BadInput(f"{param} holds the control character U+{ord(character):04X}.", param=param)
+
+
+def check_extras(wish: Wish) -> None:
+    """Refuses a user and metadata that could not be stored as they are."""
+    if wish.user is not None:
+        check_text("user", wish.user, max_chars=MAX_USER_CHARS)
+    if len(wish.metadata) > MAX_METADATA_ITEMS:
+        raise BadInput(f"metadata may hold {MAX_METADATA_ITEMS} items at most.", param="metadata")
+    for key, value in wish.metadata.items():
+        if not METADATA_KEY.fullmatch(key):
+            raise BadInput(
+                f"metadata keys must be 1 to {MAX_METADATA_KEY_CHARS} of letters, digits, _ and -.", param="metadata"
+            )
+        check_text("metadata", value, max_chars=MAX_METADATA_VALUE_CHARS)
+
+
+def whole(param: str, value: int, lowest: int, highest: int) -> int:
+    """The value, where it is in that range."""
+    if not lowest <= value <= highest:
+        raise BadInput(f"{param} must be a whole number from {lowest} to {highest}; it is {value}.", param=param)
+    return value
 
 
 def _size(wish: ImageWish, spec: ModelSpec) -> tuple[int, int]:
@@ -133,7 +161,7 @@ def _size(wish: ImageWish, spec: ModelSpec) -> tuple[int, int]:
 def _steps(wish: ImageWish, spec: ModelSpec) -> int:
     if wish.num_inference_steps is None:
         return spec.defaults.num_inference_steps
-    return _whole("num_inference_steps", wish.num_inference_steps, 1, spec.limits.max_steps)
+    return whole("num_inference_steps", wish.num_inference_steps, 1, spec.limits.max_steps)
 
 
 def _strength(edit: EditWish | None, steps: int) -> float:
@@ -203,22 +231,3 @@ def _loras(wish: ImageWish, spec: ModelSpec, adapters: Mapping[str, Adapter]) ->
             raise BadInput(f"loras names {adapter.reference} twice.", param="loras")
         choices[adapter.reference] = LoraChoice(adapter.reference, lora.scale, adapter.file)
     return tuple(choices.values())
-
-
-def _check_extras(wish: ImageWish) -> None:
-    if wish.user is not None:
-        check_text("user", wish.user, max_chars=MAX_USER_CHARS)
-    if len(wish.metadata) > MAX_METADATA_ITEMS:
-        raise BadInput(f"metadata may hold {MAX_METADATA_ITEMS} items at most.", param="metadata")
-    for key, value in wish.metadata.items():
-        if not METADATA_KEY.fullmatch(key):
-            raise BadInput(
-                f"metadata keys must be 1 to {MAX_METADATA_KEY_CHARS} of letters, digits, _ and -.", param="metadata"
-            )
-        check_text("metadata", value, max_chars=MAX_METADATA_VALUE_CHARS)
-
-
-def _whole(param: str, value: int, lowest: int, highest: int) -> int:
-    if not lowest <= value <= highest:
-        raise BadInput(f"{param} must be a whole number from {lowest} to {highest}; it is {value}.", param=param)
-    return value

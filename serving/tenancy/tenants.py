@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from configs.settings import Action
 from serving.errors import Conflict, NotFound
 from serving.mongo import Document, Mongo
 
@@ -14,6 +15,13 @@ class TenantChanges(TypedDict, total=False):
     keep_jobs_s: float | None
     may_use_high_priority: bool | None
     max_queued: int | None
+    max_image_bytes: int | None
+    max_video_bytes: int | None
+    max_video_s: float | None
+    max_stored_bytes: int | None
+    moderation_action: Action | None
+    sexual_threshold: float | None
+    minors_threshold: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,13 @@ class Tenant:
     keep_jobs_s: float | None = None
     may_use_high_priority: bool | None = None
     max_queued: int | None = None
+    max_image_bytes: int | None = None
+    max_video_bytes: int | None = None
+    max_video_s: float | None = None
+    max_stored_bytes: int | None = None
+    moderation_action: Action | None = None
+    sexual_threshold: float | None = None
+    minors_threshold: float | None = None
 
 
 class Tenants:
@@ -65,11 +80,6 @@ class Tenants:
 
 def _tenant(document: Document) -> Tenant:
     high = document.get("may_use_high_priority")
-    return Tenant(
-        id=document["_id"],
-        name=document["name"],
-        created_at=int(document["created_at"]),
-        keep_jobs_s=document.get("keep_jobs_s"),
-        may_use_high_priority=None if high is None else bool(high),
-        max_queued=document.get("max_queued"),
-    )
+    own = {name: document.get(name) for name in TenantChanges.__annotations__}
+    own["may_use_high_priority"] = None if high is None else bool(high)
+    return Tenant(id=document["_id"], name=document["name"], created_at=int(document["created_at"]), **own)

@@ -1,0 +1,1 @@
+"""Who may make, send and get what: scores of the moderator against the policy of a tenant."""
