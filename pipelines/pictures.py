@@ -1,13 +1,20 @@
 """Pictures that requests start from: bytes → PIL, upright, in the size asked for. Refuses what would not end well."""
 
 import io
+import struct
+import zlib
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from models.errors import InputImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SIDE_PX = 8_192  # a header may promise any size; what is decoded must fit into memory
+# What Pillow raises at bytes that are not what they should be; it asserts, for one, that palettes are there.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AssertionError),
+    *(struct.error, zlib.error),
+)
 
 
 def open_picture(data: bytes, *, width_px: int, height_px: int) -> Image.Image:
@@ -37,5 +44,5 @@ def _open(data: bytes, what: str) -> Image.Image:
                     f"The {what} is {image.width}x{image.height} px; {MAX_SIDE_PX} a side is allowed."
                 )
             return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise InputImageError(f"The {what} cannot be read: {error}.") from error
