@@ -33,6 +33,10 @@ class BlobNotFound(BlobError):
     """No object at that key."""
 
 
+class BlobChanged(BlobError):
+    """Another object is at that key than the one that was asked for."""
+
+
 class GenerationError(ModelError):
     """A request failed in the engine; `code` is stable and goes into the job."""
 

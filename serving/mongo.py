@@ -42,9 +42,15 @@ CollectionName = Literal[
     "webhook_endpoints",
     "webhook_deliveries",
     "webhook_lines",
+    "uploads",
+    "upload_objects",
+    "upload_accounts",
+    "upload_uses",
 ]
 # Why a query may look past one tenant. A new reason is a decision: add it here, and to the test that lists them.
-Reason = Literal["authenticate", "drive_jobs", "count_queue", "share_queue", "deliver_webhooks", "operate_server"]
+Reason = Literal[
+    "authenticate", "drive_jobs", "count_queue", "share_queue", "deliver_webhooks", "tidy_uploads", "operate_server"
+]
 
 # One field each: the embedded server uses an index for a range of its first field and for nothing else, so every query
 # that must not grow with the collection is a range of one field (docs/decisions.md).
@@ -77,6 +83,15 @@ INDEXES: dict[CollectionName, tuple[Sort, ...]] = {
         (("delete_at", ASCENDING),),
     ),
     "webhook_lines": ((("due_at", ASCENDING),),),
+    "uploads": (
+        (("place", ASCENDING),),
+        (("pending_place", ASCENDING),),
+        (("holds", ASCENDING),),
+        (("wake_at", ASCENDING),),
+    ),
+    "upload_objects": (),
+    "upload_accounts": (),
+    "upload_uses": ((("place", ASCENDING),),),
 }
 
 

@@ -13,7 +13,21 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from models.errors import ModelError
-from serving.api import admin, edits, events, generations, health, images, jobs, loras, models, webhooks
+from serving.api import (
+    admin,
+    edits,
+    events,
+    frames,
+    generations,
+    health,
+    images,
+    jobs,
+    loras,
+    models,
+    moderations,
+    uploads,
+    webhooks,
+)
 from serving.api.deps import Services, bearer, open_for_work
 from serving.api.gatekeeper import PROTECTED_PREFIXES, Gatekeeper
 from serving.api.schemas import ErrorBody
@@ -23,21 +37,24 @@ from serving.telemetry import get_logger
 log = get_logger("api")
 
 # OpenAI's routes answer 400 to a body that does not fit; ours say 422.
-OPENAI_PREFIX = "/v1/images"
+OPENAI_PREFIXES = ("/v1/images", "/v1/moderations")
 MAX_NAME_CHARS = 80  # of a field, told back in an error
 ROUTERS = (
     images.router,
     edits.router,
     generations.router,
+    frames.router,
     jobs.router,
     events.router,
     loras.router,
+    uploads.router,
     webhooks.router,
     models.router,
+    moderations.router,
     admin.router,
     health.router,
 )
-MAKE_JOBS = (images.router, edits.router, generations.router)
+MAKE_JOBS = (images.router, edits.router, generations.router, frames.router)
 
 
 def build_app(services: Services) -> ASGIApp:
@@ -58,7 +75,8 @@ def build_app(services: Services) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
-    return Gatekeeper(app, keys=services.keys, settings=services.settings.api)
+    max_direct_bytes = services.settings.uploads.multipart_above_bytes
+    return Gatekeeper(app, keys=services.keys, settings=services.settings.api, max_direct_bytes=max_direct_bytes)
 
 
 def _app_error(_request: Request, error: Exception) -> JSONResponse:
@@ -74,7 +92,7 @@ def _model_error(request: Request, error: Exception) -> JSONResponse:
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     message, param = describe_errors(error.errors())
-    kind = BadInput if request.url.path.startswith(OPENAI_PREFIX) else Unprocessable
+    kind = BadInput if request.url.path.startswith(OPENAI_PREFIXES) else Unprocessable
     return _app_error(request, kind(message, param=param))
 
 

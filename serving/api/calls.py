@@ -11,9 +11,9 @@ from serving.api.cancelling import call_off
 from serving.api.deps import CurrentCaller, RequestId, Services, ServicesDep
 from serving.api.hang_ups import HungUp, unless_hung_up
 from serving.api.preferences import IdempotencyKey, Preference, Preferred
+from serving.jobs.admission import AnyWish
 from serving.jobs.job import Job
 from serving.jobs.submission import Accepted, RequestKey
-from serving.jobs.wish import ImageWish
 from serving.tenancy.auth import Caller
 
 T = TypeVar("T")
@@ -42,12 +42,12 @@ class Call:
     def longest_wait_s(self) -> int:
         return self.preference.longest_wait_s(self.services.settings.api.max_wait_s)
 
-    async def submit(self, wish: ImageWish) -> Job:
+    async def submit(self, wish: AnyWish) -> Job:
         """The stored job, or an earlier one where the key was used before.
 
         Once begun it is ended though the client hangs up meanwhile, so that there is no job that nobody knows of.
         """
-        work = self.services.submission.submit_image(self.caller, wish, request_id=self.request_id, key=self.key)
+        work = self.services.submission.submit(self.caller, wish, request_id=self.request_id, key=self.key)
         return self.taken(await self.services.hang_ups.finish(work, if_left=lambda left: self.hang_up(left.job)))
 
     def taken(self, accepted: Accepted) -> Job:

@@ -24,9 +24,13 @@ from serving.jobs.job import Job
 from serving.jobs.second_chances import SecondChances
 from serving.jobs.store import JobStore
 from serving.jobs.submission import Submission
+from serving.moderation.link import ModeratorLink
+from serving.moderation.moderation import Moderation
 from serving.mongo import Mongo
+from serving.outbound import Outbound
 from serving.tenancy.auth import Caller, KeyRing
 from serving.tenancy.tenants import Tenants
+from serving.uploads.uploads import Uploads
 from serving.webhooks.work import Webhooks
 
 OPERATOR_TENANT = "default"  # its admins run the server
@@ -80,6 +84,10 @@ class Services:
     forecast: Forecast
     board: Board
     webhooks: Webhooks
+    moderator: ModeratorLink
+    moderation: Moderation
+    uploads: Uploads
+    outbound: Outbound
     hang_ups: HangUps = field(default_factory=HangUps)
 
 

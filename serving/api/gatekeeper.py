@@ -28,7 +28,9 @@ log = get_logger("api")
 PROTECTED_PREFIXES = ("/v1/", "/api/")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may make up others
 # The routes that take files. Everywhere else a body is JSON.
-MULTIPART_PATHS = frozenset({"/v1/images/edits", "/v1/loras/import"})
+DIRECT_UPLOADS = "/v1/uploads/direct"
+MULTIPART_PATHS = frozenset({"/v1/images/edits", "/v1/loras/import", DIRECT_UPLOADS})
+FORM_BYTES = 65_536  # of a form beside its file
 QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # Possessive, and an open string runs to the end: one pass over the text, whatever it holds.
@@ -38,10 +40,11 @@ STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 class Gatekeeper:
     """Wraps the FastAPI application."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, settings: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, settings: ApiSettings, max_direct_bytes: int) -> None:
         self._app = app
         self._keys = keys
         self._settings = settings
+        self._max_direct_bytes = min(max_direct_bytes + FORM_BYTES, settings.max_upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,9 +78,10 @@ class Gatekeeper:
             async with asyncio.timeout(self._settings.body_deadline_s):
                 await self._admit(scope, headers, receive)
                 if scope["method"] == "POST" and scope["path"] in MULTIPART_PATHS:
+                    is_direct = scope["path"] == DIRECT_UPLOADS
                     upload = Upload(
                         receive,
-                        limit_bytes=self._settings.max_upload_bytes,
+                        limit_bytes=self._max_direct_bytes if is_direct else self._settings.max_upload_bytes,
                         within_s=self._settings.body_deadline_s,
                     )
                     await upload.check(headers)

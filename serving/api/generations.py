@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter, Response
 
-from serving.api.calls import CurrentCall
+from serving.api.calls import Call, CurrentCall
 from serving.api.jobs import job_body, where_to_ask
 from serving.api.schemas import ErrorBody, GenerateImageBody, JobBody
 from serving.api.waiting import wait_for
+from serving.jobs.admission import AnyWish
 
 router = APIRouter(prefix="/v1/generate", tags=["generate"])
 
@@ -22,8 +23,13 @@ router = APIRouter(prefix="/v1/generate", tags=["generate"])
 )
 async def generate_image(body: GenerateImageBody, call: CurrentCall, response: Response) -> JobBody:
     """Accepts a job and keeps it, whether or not anybody waits for it."""
+    return await answer_with_job(call, body.wish(), response)
+
+
+async def answer_with_job(call: Call, wish: AnyWish, response: Response) -> JobBody:
+    """The job of the wish, as it stands once it has ended or the caller has waited for as long as it likes to."""
     wait_s = call.longest_wait_s
-    job = await call.submit(body.wish())
+    job = await call.submit(wish)
     if not job.is_final and wait_s == 0:
         call.services.router.push(job)
     elif not job.is_final:

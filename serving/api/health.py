@@ -27,13 +27,14 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def ready(services: ServicesDep, response: Response) -> Readiness:
     """Whether a picture could be made and kept now; otherwise 503 and what is missing."""
-    database, storage, models, standing = await asyncio.gather(
+    database, storage, moderator, models, standing = await asyncio.gather(
         _check_database(services),
         _check_storage(services),
+        _check_moderator(services),
         services.router.ready_models(timeout_s=CHECK_TIMEOUT_S),
         services.board.glance(),
     )
-    missing = [problem for problem in (database, storage) if problem is not None]
+    missing = [problem for problem in (database, storage, moderator) if problem is not None]
     served = {model_id: models.get(model_id, False) for model_id in services.catalog}
     missing += [f"model {model_id} is loading" for model_id, is_ready in served.items() if not is_ready]
     status: Literal["ready", "starting", "draining"] = "starting" if missing else "ready"
@@ -67,3 +68,10 @@ async def _check_storage(services: Services) -> str | None:
     except (BlobError, TimeoutError):
         return "the object store does not answer"
     return None
+
+
+async def _check_moderator(services: Services) -> str | None:
+    """Without it nothing that is made is kept, but where nobody is to look."""
+    if services.settings.moderation.action == "off" or await services.moderator.is_ready(timeout_s=CHECK_TIMEOUT_S):
+        return None
+    return "the moderator does not answer"

@@ -18,7 +18,7 @@ from serving.api.jobs import job_body, where_to_ask
 from serving.api.schemas import ImageData, ImagesResponse, OpenAIImageBody
 from serving.api.sse import EventStream, event
 from serving.api.waiting import follow, wait_for
-from serving.errors import BadInput, JobCancelled, JobFailed, Unavailable
+from serving.errors import BadInput, JobCancelled, JobFailed, ModerationBlocked, Unavailable
 from serving.jobs.job import Job, JobResult, StoredImage
 from serving.jobs.wish import ImageWish
 
@@ -68,8 +68,8 @@ async def _answer(services: Services, job: Job, body: OpenAIImageBody, response:
     return ImagesResponse(
         created=int(job.finished_at or job.created_at),
         data=data,
-        size=f"{job.request.width_px}x{job.request.height_px}",
-        output_format=job.request.output_format,
+        size=f"{job.pictures.width_px}x{job.pictures.height_px}",
+        output_format=job.pictures.output_format,
         quality=body.quality or "auto",
         background="opaque",
         job_id=job.id,
@@ -86,12 +86,14 @@ async def _answer_async(services: Services, job: Job) -> JSONResponse:
 
 def result_of(job: Job) -> JobResult:
     """What the job gave, or, as an error for the one who waited, why there is nothing."""
-    if job.result is not None:
+    if isinstance(job.result, JobResult):
         return job.result
     if job.status == "cancelled":
         raise JobCancelled(f"The job was cancelled (job {job.id}).")
     if job.error is not None:
         message, code = f"{job.error.message} (job {job.id})", job.error.code
+        if code == ModerationBlocked.code:
+            raise ModerationBlocked(message)
         if code in CALLERS_FAULT:
             raise BadInput(message, param=CALLERS_FAULT[code], code=code)
         raise JobFailed(message, code=code)
@@ -103,7 +105,7 @@ def result_of(job: Job) -> JobResult:
 async def _events(services: Services, job: Job, body: OpenAIImageBody, noun: Noun) -> AsyncGenerator[bytes, None]:
     """Partial images as they come, and last every picture. A refusal on the way becomes an `error` event."""
     always = {
-        "size": f"{job.request.width_px}x{job.request.height_px}",
+        "size": f"{job.pictures.width_px}x{job.pictures.height_px}",
         "quality": body.quality or "auto",
         "background": "opaque",
         "job_id": job.id,
@@ -120,7 +122,7 @@ async def _events(services: Services, job: Job, body: OpenAIImageBody, noun: Nou
                     )
                 case Job():
                     for index, image in enumerate(result_of(news).images):
-                        more = {"usage": NO_TOKENS, "seed": image.seed, "image_index": index}
+                        more = {"usage": NO_TOKENS, "seed": image.seed, "image_index": index, "is_nsfw": image.is_nsfw}
                         content = await _content(services, image)
                         yield _event(f"{noun}.completed", content, image.content_type, {**always, **more})
 
@@ -138,8 +140,9 @@ def _event(name: str, content: bytes, content_type: str, fields: dict[str, Any])
 async def _image_data(services: Services, image: StoredImage, *, wants_bytes: bool) -> ImageData:
     if not wants_bytes:
         url = services.blobs.presign_get(image.key, expiry_s=services.settings.s3.url_expiry_s)
-        return ImageData(url=url, seed=image.seed)
-    return ImageData(b64_json=base64.b64encode(await _content(services, image)).decode(), seed=image.seed)
+        return ImageData(url=url, seed=image.seed, is_nsfw=image.is_nsfw)
+    content = base64.b64encode(await _content(services, image)).decode()
+    return ImageData(b64_json=content, seed=image.seed, is_nsfw=image.is_nsfw)
 
 
 async def _content(services: Services, image: StoredImage) -> bytes:

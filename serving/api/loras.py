@@ -1,7 +1,6 @@
 """/v1/loras: import, list, download and delete adapters. Another tenant's adapter is as unknown as none at all."""
 
 import asyncio
-import hashlib
 from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
@@ -18,6 +17,7 @@ from serving.adapters.adapter import Adapter
 from serving.adapters.importing import AdapterImporter, AdapterOffer
 from serving.adapters.store import adapter_not_found
 from serving.api.deps import CurrentCaller, Services, ServicesDep
+from serving.api.multipart import sha256_of
 from serving.api.preferences import IdempotencyKey
 from serving.api.schemas import Deleted
 from serving.api.schemas.loras import (
@@ -36,7 +36,6 @@ from serving.jobs.wish import check_text
 router = APIRouter(prefix="/v1/loras", tags=["loras"])
 
 MAX_TRIGGER_CHARS = 200
-CHUNK_BYTES = 1024 * 1024
 # Whose words diffusers understands, whatever the layers are; some more it reads in part.
 READ_BY_DIFFUSERS: dict[Family, frozenset[Naming]] = {
     "sd": frozenset({"diffusers", "kohya"}),
@@ -146,11 +145,7 @@ async def _key_of(services: Services, adapter: Adapter, wanted: LoraFormat | Non
 
 
 def _fingerprint(path: str, offer: AdapterOffer, file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK_BYTES):
-        digest.update(chunk)
-    file.seek(0)
-    return fingerprint_of(path, {"offer": asdict(offer), "sha256": digest.hexdigest()})
+    return fingerprint_of(path, {"offer": asdict(offer), "sha256": sha256_of(file)})
 
 
 def _metadata(text: str | None) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Bodies that carry files: counted and timed on their way to the form parser, which keeps large files on disk."""
 
 import asyncio
+import hashlib
 from contextlib import suppress
+from typing import BinaryIO
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
@@ -10,6 +12,7 @@ from serving.errors import RequestTimeout, TooLarge, UnsupportedMedia
 
 # A body over the limit is read and thrown away up to here, so that the client gets to see the answer.
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 
 
 class Upload:
@@ -82,3 +85,12 @@ def declares_more(headers: Headers, limit_bytes: int) -> bool:
 def unsupported(content_type: str, *, expected: str) -> UnsupportedMedia:
     named = repr(content_type[:60]) if content_type else "missing"
     return UnsupportedMedia(f"The content type must be {expected}; it is {named}.")
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """In hex, of the whole file; it stands at its beginning again afterwards. Blocks."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()

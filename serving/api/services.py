@@ -15,11 +15,15 @@ from serving.jobs.queue_room import QueueRoom
 from serving.jobs.second_chances import SecondChances
 from serving.jobs.store import JobStore
 from serving.jobs.submission import Submission
+from serving.moderation.link import ModeratorLink
+from serving.moderation.moderation import Moderation
 from serving.mongo import Mongo
 from serving.outbound import Outbound
 from serving.tenancy.auth import KeyRing
 from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
+from serving.uploads.inspecting import FramesLink
+from serving.uploads.uploads import Uploads
 from serving.webhooks.work import Webhooks
 
 
@@ -32,13 +36,18 @@ def make_services(
     blobs: BlobStore,
     router: RouterLink,
     outbound: Outbound,
+    moderator: ModeratorLink,
+    frames: FramesLink,
 ) -> Services:
     """All services, wired."""
     tenants = Tenants(mongo)
     adapters = AdapterStore(mongo, blobs)
     idempotency = IdempotencyKeys(mongo, keep_s=settings.api.idempotency_keep_s)
-    policies = TenantPolicies(tenants, settings.jobs)
-    admission = Admission(adapters, QueueRoom(store, settings.jobs), policies, outbound, catalog, settings)
+    policies = TenantPolicies(tenants, settings)
+    moderation = Moderation(moderator, policies, timeout_s=settings.moderation.timeout_s)
+    uploads = Uploads(mongo, blobs, store, frames, moderation, policies, settings)
+    room = QueueRoom(store, settings.jobs)
+    admission = Admission(adapters, uploads, room, policies, moderation, outbound, catalog, settings)
     return Services(
         settings=settings,
         catalog=catalog,
@@ -48,11 +57,15 @@ def make_services(
         tenants=tenants,
         store=store,
         adapters=adapters,
-        submission=Submission(store, blobs, idempotency, admission, settings.jobs),
+        submission=Submission(store, blobs, uploads, idempotency, admission, settings.jobs),
         router=router,
         idempotency=idempotency,
         second_chances=SecondChances(store, blobs, idempotency, admission, settings.jobs),
         forecast=Forecast(mongo, store),
         board=Board(mongo, settings.jobs),
         webhooks=Webhooks.over(mongo, outbound, settings.webhooks),
+        moderator=moderator,
+        moderation=moderation,
+        uploads=uploads,
+        outbound=outbound,
     )

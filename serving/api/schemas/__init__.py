@@ -14,6 +14,7 @@ from serving.api.schemas.admin import (
     TenantList,
 )
 from serving.api.schemas.errors import ErrorBody, ErrorDetail
+from serving.api.schemas.frames import FramesBody
 from serving.api.schemas.health import Health, Readiness
 from serving.api.schemas.images import (
     EditForm,
@@ -45,6 +46,7 @@ __all__ = [
     "EditForm",
     "ErrorBody",
     "ErrorDetail",
+    "FramesBody",
     "GenerateImageBody",
     "Health",
     "ImageData",

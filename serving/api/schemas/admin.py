@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.settings import Action
+
 TENANT_PATTERN = r"^[a-z0-9][a-z0-9\-]{0,62}$"  # it names a folder in S3
 
 
@@ -51,6 +53,13 @@ class TenantSettings(BaseModel):
     )
     may_use_high_priority: bool | None = Field(None, description="Members' keys too; admins' may in any case.")
     max_queued: int | None = Field(None, ge=1, le=10_000_000, description="Jobs that may wait at once.")
+    max_image_bytes: int | None = Field(None, ge=1, le=10**9, description="Of one uploaded picture.")
+    max_video_bytes: int | None = Field(None, ge=1, le=10**12, description="Of one uploaded video.")
+    max_video_s: float | None = Field(None, ge=1, le=360_000, description="Duration of an uploaded video.")
+    max_stored_bytes: int | None = Field(None, ge=0, le=10**15, description="All uploads together.")
+    moderation_action: Action | None = Field(None, description="What is done about pictures and prompts flagged.")
+    sexual_threshold: float | None = Field(None, gt=0, le=1, description="From this score on something is flagged.")
+    minors_threshold: float | None = Field(None, gt=0, le=1, description="The same, for prompts about minors.")
 
 
 class TenantChangesBody(TenantSettings):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.request import LoraChoice, OutputFormat
+from serving.api.schemas.terms import Terms
 from serving.errors import BadInput
-from serving.jobs.job import Priority
 from serving.jobs.wish import ImageWish
 
 
@@ -18,11 +18,8 @@ class Lora(BaseModel):
     scale: Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)] = 1.0
 
 
-class ImageParameters(BaseModel):
-    """What both image routes take. null means the same as leaving a field out."""
-
-    # Strict: "3" is not a number here, and true is not 1.
-    model_config = ConfigDict(strict=True)
+class ImageParameters(Terms):
+    """What all image routes take."""
 
     model: str | None = Field(None, max_length=200, description="Catalogue id; the server's default when left out.")
     prompt: str
@@ -36,12 +33,7 @@ class ImageParameters(BaseModel):
     loras: list[Lora] | None = None
     output_format: OutputFormat | None = None
     output_compression: int | None = Field(None, description="0–100; quality of jpeg and webp.")
-    priority: Priority | None = None
-    metadata: dict[str, str] | None = None
-    webhook_url: str | None = Field(None, max_length=2_048, description="Told when the job starts and how it ends.")
-    expires_in_s: float | None = Field(
-        None, description="A job that has not ended after so many seconds fails; from 1 to the server's limit, a day."
-    )
+    moderation: Literal["auto", "low"] | None = Field(None, description="low: only what is certain is flagged.")
 
     def wish(self) -> ImageWish:
         """The same in the words of the rooms below, silent fields filled in."""
@@ -55,6 +47,7 @@ class ImageParameters(BaseModel):
             guidance_scale=self.guidance_scale,
             seed=self.seed,
             scheduler=self.scheduler,
+            moderation=self.moderation or "auto",
             loras=tuple(LoraChoice(lora.name, lora.scale) for lora in self.loras or ()),
             output_format=self.output_format or "png",
             output_compression=100 if self.output_compression is None else self.output_compression,
@@ -79,7 +72,6 @@ class OpenAIImageBody(ImageParameters):
     response_format: Literal["url", "b64_json"] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     quality: Literal["auto", "standard", "hd", "low", "medium", "high"] | None = None
-    moderation: Literal["auto", "low"] | None = None
     stream: bool | None = Field(None, description="Server-sent events instead of one answer.")
     partial_images: int | None = Field(None, ge=0, le=3, description="With stream: unfinished pictures on the way.")
     user: str | None = None
