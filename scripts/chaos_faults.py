@@ -184,6 +184,8 @@ def all_faults(*, lease_s: float) -> Mapping[str, Fault]:
         "engine": Kill("engine", spares_callers=True),
         "router": Kill("router", spares_callers=True),
         "api": Kill("api"),
+        # Not so for its callers: whoever is being let in must be looked at now, and gets a 503.
+        "moderator": Kill("moderator"),
         "proxy": Kill("proxy"),
         "controller": Kill("controller", spares_callers=True),
         "raylet": Kill("raylet"),

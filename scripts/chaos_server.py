@@ -35,6 +35,7 @@ PARTS = {
     "engine": "ray::ServeReplica:darkroom:Engine",
     "router": "ray::ServeReplica:darkroom:Router",
     "api": "ray::ServeReplica:darkroom:Api",
+    "moderator": "ray::ServeReplica:darkroom:Moderator",
     "proxy": "ray::ProxyActor",
     "controller": "ray::ServeController",
     "raylet": "raylet/raylet",

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import serve
@@ -26,6 +26,8 @@ from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo
 from serving.replicas.api import Api
 from serving.replicas.engine import Engine
+from serving.replicas.frames import Frames
+from serving.replicas.moderator import Moderator
 from serving.replicas.router import Router
 from serving.telemetry import METRICS_DIR_ENV, configure_logging, get_logger
 from serving.tenancy.auth import KeyRing
@@ -37,6 +39,10 @@ log = get_logger("main")
 LIGHT_CPUS = 0.1
 ENGINE_MAX_ONGOING = 1_024  # the engine packs what comes and bounds itself
 ROUTER_MAX_ONGOING = 10_000
+MODERATOR_MAX_ONGOING = 128  # whole picture files; it looks at as many at a time as its settings say
+MODERATOR_MAX_QUEUED = 1_024  # of one caller; more than that is told to come again
+MODERATOR_GPUS = 0.1
+FRAMES_MAX_ONGOING = 1_024  # videos and uploads; it works on as many at a time as its settings say
 # A replica that was killed is noticed at its next check: at most so late, instead of 10 s.
 HEALTH_PERIOD_S = 1.0
 GRACE_S = 5.0
@@ -52,7 +58,7 @@ def served_models(settings: Settings) -> dict[str, ModelSpec]:
 
 
 def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: float) -> serve.Application:
-    """Api over Router over one Engine per model. `num_gpus` is what the cluster has.
+    """Api over Router over one Engine per model, and beside them Frames over Moderator. `num_gpus`: of the cluster.
 
     Every call makes a new version: where one runs already, Serve replaces its replicas one after the other.
     """
@@ -70,10 +76,32 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
             max_surge_percent=0,
             graceful_shutdown_timeout_s=settings.jobs.drain_s,
             **watched,
-            ray_actor_options=_actor_options(settings, spec=spec, num_gpus=num_gpus),
+            ray_actor_options=_actor_options(num_cpus=1, num_gpus=_engine_share(settings, spec, num_gpus)),
         ).bind(settings, spec)
         for spec in models.values()
     }
+    moderator = serve.deployment(
+        Moderator,
+        name="Moderator",
+        num_replicas=settings.moderation.num_replicas,
+        max_ongoing_requests=MODERATOR_MAX_ONGOING,
+        max_queued_requests=MODERATOR_MAX_QUEUED,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.jobs.drain_s,
+        **watched,
+        ray_actor_options=_actor_options(num_gpus=_moderator_share(settings, num_gpus)),
+    ).bind(settings)
+    frames = serve.deployment(
+        Frames,
+        name="Frames",
+        num_replicas=settings.frames.num_replicas,
+        max_ongoing_requests=FRAMES_MAX_ONGOING,
+        max_queued_requests=FRAMES_MAX_ONGOING,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.jobs.drain_s,
+        **watched,
+        ray_actor_options=_actor_options(),
+    ).bind(settings, moderator)
     router = serve.deployment(
         Router,
         name="Router",
@@ -83,8 +111,8 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         max_surge_percent=100,
         graceful_shutdown_timeout_s=settings.jobs.drain_s + GRACE_S,
         **watched,
-        ray_actor_options=_actor_options(settings),
-    ).bind(settings, engines, new_generation())
+        ray_actor_options=_actor_options(),
+    ).bind(settings, engines, moderator, frames, new_generation())
     return serve.deployment(
         Api,
         name="Api",
@@ -94,18 +122,27 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         max_surge_percent=100,
         graceful_shutdown_timeout_s=settings.api.sync_deadline_s + GRACE_S,
         **watched,
-        ray_actor_options=_actor_options(settings),
-    ).bind(settings, dict(models), router)
+        ray_actor_options=_actor_options(),
+    ).bind(settings, dict(models), router, moderator, frames)
 
 
-def _actor_options(settings: Settings, *, spec: ModelSpec | None = None, num_gpus: float = 0.0) -> dict[str, Any]:
+def _actor_options(*, num_cpus: float = LIGHT_CPUS, num_gpus: float = 0.0) -> dict[str, Any]:
     env = {METRICS_DIR_ENV: os.environ[METRICS_DIR_ENV]} if METRICS_DIR_ENV in os.environ else {}
-    options: dict[str, Any] = {"num_cpus": LIGHT_CPUS, "runtime_env": {"env_vars": env}}
-    if spec is not None:
-        wants_gpu = settings.models.device == "cuda" or (settings.models.device == "auto" and num_gpus > 0)
-        options["num_cpus"] = 1
-        options["num_gpus"] = spec.memory.num_gpus if wants_gpu else 0
-    return options
+    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": env}}
+
+
+def _engine_share(settings: Settings, spec: ModelSpec, num_gpus: float) -> float:
+    return spec.memory.num_gpus if _is_on_gpu(settings.models.device, num_gpus) else 0.0
+
+
+def _moderator_share(settings: Settings, num_gpus: float) -> float:
+    """The classifier that ships with us runs on a CPU; the others are small beside any model that makes pictures."""
+    wants_gpu = settings.moderation.classifier == "transformers" and _is_on_gpu(settings.moderation.device, num_gpus)
+    return MODERATOR_GPUS if wants_gpu else 0.0
+
+
+def _is_on_gpu(device: Literal["auto", "cpu", "cuda"], num_gpus: float) -> bool:
+    return device == "cuda" or (device == "auto" and num_gpus > 0)
 
 
 async def prepare_storage(settings: Settings) -> None:

@@ -75,6 +75,13 @@ ENGINE_ADAPTER_BYTES = Gauge(
 ENGINE_SPLITS = Counter("darkroom_engine_batch_splits_total", "Batches tried again in halves.", ["model", "reason"])
 IMAGES_MADE = Counter("darkroom_images_total", "Pictures made.", ["model"])
 KEEP_SECONDS = Histogram("darkroom_keep_seconds", "Storing the results of a job in S3.", buckets=LATENCY_BUCKETS_S)
+STILLS = Counter("darkroom_stills_total", "Stills of videos, by what became of them.", ["outcome"])
+MODERATED = Counter("darkroom_moderated_total", "Pictures and prompts judged, by what was done.", ["what", "outcome"])
+MODERATOR_PICTURES = Counter("darkroom_moderator_pictures_total", "Pictures that came to be looked at.", ["outcome"])
+MODERATOR_BATCH_PICTURES = Histogram(
+    "darkroom_moderator_batch_pictures", "Pictures looked at together.", buckets=(1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+)
+MODERATOR_SECONDS = Histogram("darkroom_moderator_seconds", "Looking at one batch.", buckets=STEP_BUCKETS_S)
 WEBHOOK_ATTEMPTS = Counter("darkroom_webhook_attempts_total", "Events sent, by what came of it.", ["outcome"])
 WEBHOOK_SECONDS = Histogram("darkroom_webhook_seconds", "Sending an event once.", buckets=LATENCY_BUCKETS_S)
 WEBHOOK_DELIVERIES = Counter("darkroom_webhook_deliveries_total", "Deliveries that came to an end.", ["status"])

@@ -16,6 +16,7 @@ MAX_LINES = 300
 GATE = "serving/mongo.py"
 GATE_NAMES = {"_database", "_collection", "AsyncMongoClient", "MongoClient"}
 VENDOR = {"pymongo", "bson", "motor"}
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "cv2", "av", "scenedetect", "onnxruntime"}
 
 
 class Crossing(NamedTuple):
@@ -44,6 +45,7 @@ CROSSINGS = {
     Crossing("serving/jobs/store.py", "JobStore._claim", "jobs", "drive_jobs"),
     Crossing("serving/jobs/store.py", "JobStore._write", "jobs", "drive_jobs"),
     Crossing("serving/jobs/upkeep.py", "JobUpkeep.__init__", "jobs", "drive_jobs"),
+    Crossing("serving/uploads/store.py", "UploadStore.due", "uploads", "tidy_uploads"),
     Crossing("serving/webhooks/lines.py", "Lines.due", "webhook_lines", "deliver_webhooks"),
     Crossing("serving/webhooks/store.py", "DeliveryStore.delete_old", "webhook_deliveries", "deliver_webhooks"),
 }
@@ -158,13 +160,9 @@ def test_a_new_look_past_a_tenant_is_caught(source: str, found: tuple[str, str, 
     assert Crossing("new.py", *found) not in CROSSINGS
 
 
-@pytest.mark.parametrize("module", ["serving.replicas.api", "serving.replicas.router"])
-def test_api_and_router_start_without_torch(module: str) -> None:
-    script = (
-        f"import sys, {module}\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
+@pytest.mark.parametrize("module", ["serving.replicas.api", "serving.replicas.router", "serving.replicas.frames"])
+def test_api_router_and_frames_start_without_torch_and_without_decoders(module: str) -> None:
+    script = f"import sys, {module}\nheavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -1,18 +1,21 @@
 """The commands and their options. Each parses, calls and shows; what goes wrong becomes one line on stderr."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from serving.cli.client import segment
+from serving.cli.frames import frames_app
 from serving.cli.job_commands import jobs_app
 from serving.cli.loras import loras_app
+from serving.cli.moderation import moderation_app
 from serving.cli.options import Key, Url, connect, tells_errors
 from serving.cli.picture_commands import pictures_app
-from serving.cli.render import say, show_fields, show_table, when
+from serving.cli.render import say, show_table, when
 from serving.cli.serve import build_settings, first_picture
+from serving.cli.tenants import tenants_app
+from serving.cli.upload_commands import uploads_app
 from serving.embedded import supervisor
 
 Tenant = Annotated[str | None, typer.Option(help="Whose; default: the tenant of your own key.")]
@@ -24,20 +27,14 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # locals hold keys
 )
 keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
-tenants_app = typer.Typer(no_args_is_help=True, help="Tenants (needs an admin key).")
 app.add_typer(pictures_app)  # without a name: its commands are ours
+app.add_typer(frames_app)
 app.add_typer(jobs_app)
+app.add_typer(moderation_app)
+app.add_typer(uploads_app, name="uploads")
 app.add_typer(loras_app, name="loras")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")
-
-
-class TenantSetting(StrEnum):
-    """As the API names them."""
-
-    KEEP_JOBS_S = "keep_jobs_s"
-    MAY_USE_HIGH_PRIORITY = "may_use_high_priority"
-    MAX_QUEUED = "max_queued"
 
 
 def main() -> None:
@@ -129,50 +126,3 @@ def revoke_key(
     with connect(ctx, url, key) as client:
         client.delete(f"/v1/admin/keys/{segment(key_id)}", tenant=tenant)
     say(f"Key {key_id} is revoked.")
-
-
-@tenants_app.command("list")
-@tells_errors
-def list_tenants(ctx: typer.Context, url: Url = None, key: Key = None) -> None:
-    """All tenants."""
-    with connect(ctx, url, key) as client:
-        data = client.get("/v1/admin/tenants")["data"]
-    rows = [(t["id"], t.get("name"), when(t.get("created_at"))) for t in data]
-    show_table(("id", "name", "created"), rows, empty="No tenants.")
-
-
-@tenants_app.command("create")
-@tells_errors
-def create_tenant(
-    ctx: typer.Context,
-    tenant_id: Annotated[str, typer.Argument(metavar="ID", help="Short name; part of every object's path.")],
-    name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Make a tenant; give it a key with `darkroom keys create NAME --tenant ID`."""
-    body = {"id": tenant_id} | ({"name": name} if name else {})
-    with connect(ctx, url, key) as client:
-        made = client.post("/v1/admin/tenants", body)
-    typer.echo(str(made["id"]))
-
-
-@tenants_app.command("change")
-@tells_errors
-def change_tenant(
-    ctx: typer.Context,
-    tenant_id: Annotated[str, typer.Argument(metavar="ID", help="As `darkroom tenants list` shows it.")],
-    keep_jobs_s: Annotated[float | None, typer.Option(help="Seconds until an ended job is deleted.")] = None,
-    may_use_high_priority: Annotated[
-        bool | None, typer.Option("--high-priority/--no-high-priority", help="For its members too, not only admins.")
-    ] = None,
-    max_queued: Annotated[int | None, typer.Option(help="Jobs that may wait at once.")] = None,
-    reset: Annotated[list[TenantSetting] | None, typer.Option(help="Back to the server's default; repeatable.")] = None,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Change settings of a tenant and show what it has; what is not named stays."""
-    named = {"keep_jobs_s": keep_jobs_s, "may_use_high_priority": may_use_high_priority, "max_queued": max_queued}
-    body = {name: value for name, value in named.items() if value is not None} | dict.fromkeys(reset or ())
-    with connect(ctx, url, key) as client:
-        show_fields(client.patch(f"/v1/admin/tenants/{segment(tenant_id)}", body))

@@ -94,7 +94,7 @@ class Client:
     def __init__(self, connection: Connection, *, transport: httpx.BaseTransport | None = None) -> None:
         self.connection = connection
         self._transport = transport
-        self._http = self._open(connection.url, timeout_s=REQUEST_TIMEOUT_S)
+        self._http = self.connect_to(connection.url, timeout_s=REQUEST_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -140,36 +140,37 @@ class Client:
         """Writes what lies at a pre-signed URL to a new file; its SHA-256 in hex."""
         digest = hashlib.sha256()
         try:
-            with self._open(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http, http.stream("GET", url) as reply:
+            with self.connect_to(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http, http.stream("GET", url) as reply:
                 if reply.status_code != httpx.codes.OK:
-                    message = f"The object store at {_origin(url)} answered {reply.status_code} for the file."
+                    message = f"The object store at {origin_of(url)} answered {reply.status_code} for the file."
                     raise Refused(message, status=reply.status_code, code=None)
                 with path.open("xb") as file:
                     for chunk in reply.iter_bytes():
                         digest.update(chunk)
                         file.write(chunk)
         except httpx.HTTPError as error:
-            raise Unreachable(f"The file could not be fetched from {_origin(url)}: {error}.") from error
+            raise Unreachable(f"The file could not be fetched from {origin_of(url)}: {error}.") from error
         except OSError as error:
             raise ClientError(f"The file cannot be written: {error}.") from error
         return digest.hexdigest()
 
     def download(self, url: str) -> bytes:
-        """A pre-signed URL's bytes. Sent without our key: the store refuses two kinds of credentials, and is not us."""
+        """A pre-signed URL's bytes."""
         try:
-            with self._open(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http:
+            with self.connect_to(url, timeout_s=DOWNLOAD_TIMEOUT_S) as http:
                 reply = http.get(url)
         except httpx.HTTPError as error:
-            raise Unreachable(f"The picture could not be fetched from {_origin(url)}: {error}.") from error
+            raise Unreachable(f"The picture could not be fetched from {origin_of(url)}: {error}.") from error
         if reply.status_code != httpx.codes.OK:
             raise Refused(
-                f"The object store at {_origin(url)} answered {reply.status_code} for the picture.",
+                f"The object store at {origin_of(url)} answered {reply.status_code} for the picture.",
                 status=reply.status_code,
                 code=None,
             )
         return reply.content
 
-    def _open(self, url: str, *, timeout_s: float) -> httpx.Client:
+    def connect_to(self, url: str, *, timeout_s: float) -> httpx.Client:
+        """Without our key: the object store refuses two kinds of credentials, and is not us."""
         # A proxy from the environment cannot reach a server on this machine.
         is_local = urlsplit(url).hostname in LOOPBACK_HOSTS
         return httpx.Client(timeout=timeout_s, transport=self._transport, trust_env=not is_local)
@@ -272,7 +273,7 @@ def _parse(reply: httpx.Response, base: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise ClientError(f"{base} does not speak Darkroom's API: {_origin(str(reply.url))} sent no JSON object.")
+        raise ClientError(f"{base} does not speak Darkroom's API: {origin_of(str(reply.url))} sent no JSON object.")
     return parsed
 
 
@@ -285,6 +286,7 @@ def _error_of(reply: httpx.Response) -> tuple[str, str | None]:
         return f"HTTP {reply.status_code} from {reply.request.url}: {reply.text[:200].strip() or 'empty body'}", None
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
+    """Scheme and host: a pre-signed URL itself is as good as a key, and is not told."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"

@@ -21,7 +21,7 @@ JobWatcher = Callable[[Mapping[str, Any]], None]
 
 
 class JobFailed(ClientError):
-    """The job ended without pictures."""
+    """The job ended without a result."""
 
 
 class StillRunning(ClientError):
@@ -105,6 +105,15 @@ def _collect(
     timeout_s: float,
     watch: JobWatcher,
 ) -> list[Path]:
+    result = await_result(client, accepted, timeout_s=timeout_s, watch=watch)
+    stem = slug(order.prompt)
+    return [keep(client, image, out, f"{stem}-{image['seed']}") for image in result["images"]]
+
+
+def await_result(
+    client: Client, accepted: Mapping[str, Any], *, timeout_s: float, watch: JobWatcher
+) -> Mapping[str, Any]:
+    """What came of the job. Raises JobFailed, and StillRunning when we leave before its end."""
     job_id = str(accepted["id"])
     try:
         job = follow(client, accepted, timeout_s=timeout_s, watch=watch)
@@ -114,7 +123,8 @@ def _collect(
         error = job.get("error") or {}
         reason = error.get("message") or "no reason was given"
         raise JobFailed(f"Job {job_id} {job['status']}: {reason}" + (f" ({error['code']})" if "code" in error else ""))
-    return [_keep(client, image, prompt=order.prompt, out=out) for image in job["result"]["images"]]
+    result: Mapping[str, Any] = job["result"]
+    return result
 
 
 def follow(client: Client, job: Mapping[str, Any], *, timeout_s: float, watch: JobWatcher) -> Mapping[str, Any]:
@@ -148,13 +158,14 @@ def _may_pass(error: Unreachable | Refused) -> bool:
     return error.status in {429, 500, 502, 503, 504} or (error.status == 404 and error.code is None)
 
 
-def _keep(client: Client, image: Mapping[str, Any], *, prompt: str, out: Path) -> Path:
+def keep(client: Client, image: Mapping[str, Any], out: Path, stem: str) -> Path:
+    """Saves one picture of a result as a new file in `out`."""
     data = client.download(str(image["url"]))
     expected = image.get("sha256")
     if expected and hashlib.sha256(data).hexdigest() != expected:
         raise ClientError(f"The picture arrived damaged: {len(data)} bytes that do not have the hash {expected}.")
     suffix = SUFFIXES.get(str(image.get("content_type")), ".png")
-    return save_new(out, f"{slug(prompt)}-{image['seed']}", suffix, data)
+    return save_new(out, stem, suffix, data)
 
 
 def slug(prompt: str) -> str:

@@ -9,12 +9,15 @@ from starlette.types import ASGIApp
 from configs.settings import Settings
 from models.blobs import BlobStore
 from models.spec import ModelSpec
+from pipelines.moderation.classifier import classifier_name
 from serving.api.app import build_app
 from serving.api.services import make_services
 from serving.jobs.store import JobStore
 from serving.mongo import Mongo
 from serving.outbound import Outbound
+from serving.replicas.frames_link import RayFramesLink
 from serving.replicas.links import RayRouterLink
+from serving.replicas.moderator_link import RayModeratorLink
 from serving.telemetry import configure_logging
 
 
@@ -22,7 +25,14 @@ from serving.telemetry import configure_logging
 class Api:
     """Accepts requests, stores them as jobs, and answers from the store."""
 
-    def __init__(self, settings: Settings, catalog: Mapping[str, ModelSpec], router: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Mapping[str, ModelSpec],
+        router: DeploymentHandle,
+        moderator: DeploymentHandle,
+        frames: DeploymentHandle,
+    ) -> None:
         configure_logging(settings.log, component="api", log_dir=settings.state_dir / "logs")
         mongo = Mongo(settings.mongo)
         self._services = make_services(
@@ -33,6 +43,8 @@ class Api:
             blobs=BlobStore.from_settings(settings.s3),
             router=RayRouterLink(router),
             outbound=Outbound(settings.outbound),
+            moderator=RayModeratorLink(moderator, name=classifier_name(settings.moderation)),
+            frames=RayFramesLink(frames),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
 from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, StoredFile
 from serving.backends.gpu import EngineFailure, EngineMessage, read_report
@@ -17,6 +17,12 @@ from serving.jobs.lane import Place
 from serving.telemetry import get_logger
 
 log = get_logger("links")
+
+
+def let_go(call: DeploymentResponse | DeploymentResponseGenerator) -> None:
+    """Frees the replica. Ray lets a call that failed say so once more here, in the place of what we made of it."""
+    with suppress(RayError, RayServeException):
+        call.cancel()
 
 
 class RayEngineLink:
@@ -39,7 +45,7 @@ class RayEngineLink:
             raise BackendLost(f"engine of {request.model_id}: {type(error).__name__}") from error
         finally:
             if not is_complete:
-                stream.cancel()
+                let_go(stream)
 
     async def check_adapter(self, file: StoredFile, *, timeout_s: float) -> AdapterReport | EngineFailure:
         try:
@@ -123,4 +129,4 @@ async def _told(stream: DeploymentResponseGenerator) -> AsyncGenerator[News | Jo
         has_ended = True
     finally:
         if not has_ended:
-            stream.cancel()
+            let_go(stream)

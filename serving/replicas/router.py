@@ -1,8 +1,8 @@
-"""The Router deployment: drives jobs to their end with our engines. Loads no torch."""
+"""The Router deployment: drives jobs to their end with our engines and the Frames replicas. Loads no torch."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 
@@ -11,9 +11,11 @@ from ray.serve.handle import DeploymentHandle
 
 from configs.settings import Settings
 from models.blobs import BlobStore
-from pipelines.request import AdapterReport, StoredFile
+from pipelines.moderation.classifier import classifier_name
+from pipelines.request import FRAMES, AdapterReport, StoredFile
 from serving.api.schemas.jobs import event_view
 from serving.backends.base import Backend
+from serving.backends.frames import FramesBackend
 from serving.backends.gpu import EngineBackend, EngineFailure
 from serving.draining import FRESH_S, Board
 from serving.errors import Unavailable
@@ -24,60 +26,78 @@ from serving.jobs.driver import Driver
 from serving.jobs.feed import News
 from serving.jobs.idempotency import IdempotencyKeys
 from serving.jobs.job import Job
+from serving.jobs.keeping import Keeper
 from serving.jobs.lane import Place
 from serving.jobs.pace import OldPaces, Pace
 from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
 from serving.jobs.upkeep import JobUpkeep
+from serving.moderation.moderation import Moderation
 from serving.mongo import Mongo
 from serving.outbound import Outbound
+from serving.replicas.frames_link import RayFramesLink
 from serving.replicas.links import RayEngineLink
+from serving.replicas.moderator_link import RayModeratorLink
 from serving.telemetry import configure_logging, get_logger
 from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
+from serving.uploads.upkeep import UploadUpkeep
 from serving.webhooks.work import Webhooks, WebhookWork
 
 log = get_logger("router")
 
 
 class Router:
-    """One dispatcher over all local engines, and a loop that finds jobs nobody drives."""
+    """One dispatcher over all that is made here, and a loop that finds jobs nobody drives."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it, on the loop that the sweep needs
-        self, settings: Settings, engines: Mapping[str, DeploymentHandle], generation: int
+        self,
+        settings: Settings,
+        engines: Mapping[str, DeploymentHandle],
+        moderator: DeploymentHandle,
+        frames: DeploymentHandle,
+        generation: int,
     ) -> None:
         configure_logging(settings.log, component="router", log_dir=settings.state_dir / "logs")
         self._engines = {model_id: RayEngineLink(handle) for model_id, handle in engines.items()}
-        backends = [EngineBackend(model_id, link) for model_id, link in self._engines.items()]
-        self._backends: dict[str, Backend] = {backend.id: backend for backend in backends}
         mongo, blobs = Mongo(settings.mongo), BlobStore.from_settings(settings.s3)
         store, upkeep = JobStore(mongo, settings.jobs), JobUpkeep(mongo, settings.jobs)
         owner = serve.get_replica_context().replica_tag
         outbound = Outbound(settings.outbound)
+        policies = TenantPolicies(Tenants(mongo), settings)
+        moderation = Moderation(
+            RayModeratorLink(moderator, name=classifier_name(settings.moderation)),
+            policies,
+            timeout_s=settings.moderation.timeout_s,
+        )
+        backends: list[Backend] = [EngineBackend(model_id, link) for model_id, link in self._engines.items()]
+        backends.append(FramesBackend(RayFramesLink(frames), moderation.policy_of))
+        self._backends = {backend.id: backend for backend in backends}
+        keeper = Keeper(blobs, moderation, insist_s=settings.jobs.lease_s)
         webhooks = Webhooks.over(mongo, outbound, settings.webhooks)
         sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
         self._webhooks = WebhookWork(webhooks, upkeep, outbound, partial(event_view, sign), settings.webhooks)
         self._dispatcher = Dispatcher(
-            Driver(store, blobs, self._backends, settings=settings.jobs, owner=owner),
+            Driver(store, keeper, self._backends, settings=settings.jobs, owner=owner),
             store,
             upkeep,
             Shares(mongo, half_life_s=settings.jobs.share_half_life_s),
-            [Pace(mongo, model_id, owner=owner) for model_id in engines],
+            [Pace(mongo, model_id, owner=owner) for model_id in (*engines, FRAMES)],
             settings=settings.jobs,
-            # Together the Routers fill the engines and no more: what waits there could not give way to others.
-            lane_width=max(1, settings.router.max_driven_per_model // settings.router.num_replicas),
+            lane_widths=lane_widths(settings, engines),
             onlooker=self._webhooks,
         )
         caretaker = Caretaker(
             upkeep,
             blobs,
-            TenantPolicies(Tenants(mongo), settings.jobs),
+            policies,
             Chores(mongo, owner=owner),
             forgetful=[
                 IdempotencyKeys(mongo, keep_s=settings.api.idempotency_keep_s),
                 webhooks.deliveries,
                 OldPaces(mongo),
             ],
+            prompt=[UploadUpkeep.over(mongo, blobs, store, settings)],
             settings=settings.jobs,
         )
         self._webhooks.start()
@@ -146,3 +166,10 @@ class Router:
         self._is_draining = True
         await self._dispatcher.drain(deadline_s=deadline_s)
         await self._webhooks.stop()
+
+
+def lane_widths(settings: Settings, model_ids: Iterable[str]) -> dict[str, int]:
+    """Together the Routers fill the engines and no more: what waits there could not give way to others."""
+    pictures, videos = settings.router.max_driven_per_model, settings.frames.max_at_once * settings.frames.num_replicas
+    in_all = dict.fromkeys(model_ids, pictures) | {FRAMES: videos}
+    return {model_id: max(1, width // settings.router.num_replicas) for model_id, width in in_all.items()}

@@ -8,7 +8,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from configs.settings import WebhookSettings
-from serving.jobs.job import Job, job_from_document, job_to_document
+from serving.jobs.documents import job_from_document, job_to_document
+from serving.jobs.job import Job
 from serving.mongo import Document
 from serving.outbound import TookTooLong
 from serving.webhooks.endpoint import Endpoint

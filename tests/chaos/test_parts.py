@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pipelines.request import GenerationRequest
-from serving.jobs.job import job_to_document, new_job
+from serving.jobs.documents import job_to_document
+from serving.jobs.job import new_job
 from tests.chaos.conftest import Part
 
 TIMEOUT_S = 5.0

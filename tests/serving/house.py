@@ -16,22 +16,32 @@ from starlette.types import ASGIApp
 from configs.settings import MongoSettings, Settings
 from models.catalog import load_catalog
 from models.spec import ModelSpec
-from pipelines.request import GenerationRequest
+from pipelines.request import FRAMES, GenerationRequest
 from serving.api.app import build_app
 from serving.api.deps import OPERATOR_TENANT, Services
 from serving.api.schemas.jobs import event_view
 from serving.api.services import make_services
+from serving.backends.base import Backend
+from serving.backends.frames import FramesBackend
+from serving.frames.extraction import Extraction
 from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.driver import Driver
 from serving.jobs.job import Job, Status, new_job
+from serving.jobs.keeping import Keeper
 from serving.jobs.pace import Pace
 from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
 from serving.jobs.upkeep import JobUpkeep
+from serving.moderation.moderation import Moderation
 from serving.mongo import Mongo
 from serving.outbound import Outbound
+from serving.tenancy.policies import TenantPolicies
+from serving.tenancy.tenants import Tenants
 from serving.webhooks.work import Webhooks, WebhookWork
 from tests.fakes import FakeBackend, LocalRouterLink, MemoryBlobs
+from tests.frames import LocalExtractionLink
+from tests.moderators import LocalModeratorLink
+from tests.uploads import LocalFramesLink
 
 MODELS = ("emoji-3d", "flux-schnell")  # one that takes everything, one without guidance and negative prompt
 JOB_SETTINGS: dict[str, Any] = {"lease_s": 4.0, "heartbeat_s": 1.0, "poll_s": 0.05, "retry_base_s": 0.05}
@@ -47,6 +57,9 @@ class House:
     backends: Mapping[str, FakeBackend]
     blobs: MemoryBlobs
     router: LocalRouterLink
+    moderator: LocalModeratorLink
+    frames: LocalFramesLink
+    extractions: LocalExtractionLink
     driver: Driver
     upkeep: JobUpkeep
     dispatcher: Dispatcher
@@ -104,6 +117,8 @@ class House:
                 await self.sweeping
         for client in (self.operator, self.alice, self.bob, self.anonymous):
             await client.aclose()
+        await self.services.uploads.close()
+        self.frames.close()
         await self.mongo.close()
 
 
@@ -114,6 +129,9 @@ async def open_house(
     api: Mapping[str, Any] | None = None,
     webhooks: Mapping[str, Any] | None = None,
     outbound: Mapping[str, Any] | None = None,
+    uploads: Mapping[str, Any] | None = None,
+    frame_settings: Mapping[str, Any] | None = None,
+    moderation: Mapping[str, Any] | None = None,
     lane_width: int = 4,
     sweeps: bool = True,
     announces: bool = False,
@@ -126,6 +144,9 @@ async def open_house(
             "api": dict(api or {}),
             "webhooks": {**WEBHOOK_SETTINGS, **(webhooks or {})},
             "outbound": dict(outbound or {}),
+            "uploads": dict(uploads or {}),
+            "frames": {"num_threads": 1, **(frame_settings or {})},
+            "moderation": dict(moderation or {}),
             "models": {"enabled": list(MODELS)},
         }
     )
@@ -136,7 +157,13 @@ async def open_house(
     blobs = MemoryBlobs()
     backends = {model_id: FakeBackend(model_id) for model_id in MODELS}
     upkeep = JobUpkeep(gate, settings.jobs)
-    driver = Driver(store, blobs, {b.id: b for b in backends.values()}, settings=settings.jobs, owner="router-1")
+    moderator = LocalModeratorLink()
+    frames = LocalFramesLink(blobs, settings.uploads)
+    moderation = Moderation(moderator, TenantPolicies(Tenants(gate), settings), timeout_s=settings.moderation.timeout_s)
+    keeper = Keeper(blobs, moderation, insist_s=settings.jobs.lease_s)
+    extractions = LocalExtractionLink(Extraction(blobs, moderator, frames.workspace, settings))
+    makers: list[Backend] = [*backends.values(), FramesBackend(extractions, moderation.policy_of)]
+    driver = Driver(store, keeper, {b.id: b for b in makers}, settings=settings.jobs, owner="router-1")
     guard = Outbound(settings.outbound, resolve=public_names)
     sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
     webhooks_here = Webhooks.over(gate, guard, settings.webhooks)
@@ -146,13 +173,23 @@ async def open_house(
         store,
         upkeep,
         Shares(gate, half_life_s=settings.jobs.share_half_life_s),
-        [Pace(gate, model_id, owner="router-1") for model_id in MODELS],
+        [Pace(gate, model_id, owner="router-1") for model_id in (*MODELS, FRAMES)],
         settings=settings.jobs,
-        lane_width=lane_width,
+        lane_widths=dict.fromkeys(MODELS, lane_width) | {FRAMES: settings.frames.max_at_once},
         onlooker=webhook_work,
     )
     router = LocalRouterLink(dispatcher, list(backends.values()))
-    services = make_services(settings, catalog, mongo=gate, store=store, blobs=blobs, router=router, outbound=guard)
+    services = make_services(
+        settings,
+        catalog,
+        mongo=gate,
+        store=store,
+        blobs=blobs,
+        router=router,
+        outbound=guard,
+        moderator=moderator,
+        frames=frames,
+    )
     if announces:
         webhook_work.start()
     app = build_app(services)
@@ -166,6 +203,9 @@ async def open_house(
         backends=backends,
         blobs=blobs,
         router=router,
+        moderator=moderator,
+        frames=frames,
+        extractions=extractions,
         driver=driver,
         upkeep=upkeep,
         dispatcher=dispatcher,

@@ -1,34 +1,20 @@
 """All tenant-facing routes, with every command to MongoDB watched: none on tenants' data goes without the tenant."""
 
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pymongo import monitoring
 
-from configs.settings import MongoSettings
 from models.errors import NotFinite
-from serving.mongo import Collection, CollectionName, Mongo, Reason
+from serving.uploads.upkeep import UploadUpkeep
+from tests.frames import FRAMES, uploaded, video
 from tests.models.lora_bytes import lora_bytes
 from tests.serving.api.conftest import EDITS, GOOD, NATIVE, OPENAI, picture_bytes
 from tests.serving.conftest import OpenHouse
+from tests.serving.gate_watch import EXCEPTIONS, Watch, watched_by
 from tests.serving.house import House
 from tests.serving.webhooks.receiver import HERE, receiver
+from tests.uploads import UPLOADS, announced, sent
 
-WATCHED = {"jobs", "api_keys", "adapters", "adapter_names", "idempotency_keys"}
-WATCHED |= {"webhook_endpoints", "webhook_deliveries", "webhook_lines"}
-COMMANDS = {"find", "aggregate", "count", "update", "delete", "findAndModify", "insert", "distinct"}
-# What the server's own work looks like on the wire: (reason, command, collection). Anything else must carry the tenant.
-EXCEPTIONS: set[tuple[Reason, str, CollectionName]] = {
-    ("authenticate", "find", "api_keys"),
-    ("count_queue", "count", "jobs"),
-    ("count_queue", "find", "jobs"),
-    ("drive_jobs", "find", "jobs"),
-    ("drive_jobs", "findAndModify", "jobs"),
-    ("drive_jobs", "update", "jobs"),
-    ("deliver_webhooks", "find", "webhook_lines"),
-}
 OPERATORS_ALONE = {
     ("get", "/v1/admin/drain"),
     ("post", "/v1/admin/drain"),
@@ -36,81 +22,6 @@ OPERATORS_ALONE = {
     ("post", "/v1/admin/tenants"),
     ("patch", "/v1/admin/tenants/{tenant_id}"),
 }
-_reason: ContextVar[Reason | None] = ContextVar("reason", default=None)
-
-
-class Marked:
-    """A collection whose commands are known, for as long as each call lasts, to have been sent for `reason`."""
-
-    def __init__(self, collection: Collection, reason: Reason) -> None:
-        self._inner, self._why = collection, reason
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._inner, name)
-
-        async def marked(*args: Any, **kwargs: Any) -> Any:
-            token = _reason.set(self._why)
-            try:
-                return await method(*args, **kwargs)
-            finally:
-                _reason.reset(token)
-
-        return marked
-
-
-@dataclass
-class Watch(monitoring.CommandListener):
-    """Every command on tenants' data: which tenants it is bound to, or why it need not be."""
-
-    tenants: set[str] = field(default_factory=set)
-    excused: set[tuple[str, str, str]] = field(default_factory=set)
-    breaches: list[str] = field(default_factory=list)
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        name, collection = event.command_name, str(event.command.get(event.command_name))
-        if name not in COMMANDS or collection not in WATCHED:
-            return
-        reason = _reason.get()
-        if reason is not None and (reason, name, collection) in EXCEPTIONS:
-            self.excused.add((reason, name, collection))
-            return
-        for query in queries_of(name, event.command):
-            tenant = query.get("tenant")
-            if isinstance(tenant, str):
-                self.tenants.add(tenant)
-            else:
-                self.breaches.append(f"{name} on {collection} for {reason}: {dict(query)}")
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
-
-
-def queries_of(name: str, command: Any) -> list[Any]:
-    match name:
-        case "find":
-            return [command["filter"]]
-        case "aggregate":
-            return [command["pipeline"][0].get("$match", {})]
-        case "update":
-            return [update["q"] for update in command["updates"]]
-        case "delete":
-            return [delete["q"] for delete in command["deletes"]]
-        case "insert":
-            return list(command["documents"])
-        case _:
-            return [command.get("query", {})]
-
-
-def watched_by(watch: Watch) -> Any:
-    class WatchedMongo(Mongo):
-        def __init__(self, settings: MongoSettings) -> None:
-            super().__init__(settings, event_listeners=[watch])
-
-        def across_tenants(self, name: CollectionName, reason: Reason) -> Any:
-            return Marked(super().across_tenants(name, reason), reason)
-
-    return WatchedMongo
 
 
 async def call_all_routes(house: House) -> set[tuple[str, str]]:
@@ -135,6 +46,8 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
     await repeat_and_retry(house)
     await call_adapter_routes(house)
     await call_webhook_routes(house)
+    await call_upload_routes(house)
+    await call_frames_route(house)
     async with house.client(secret) as admin:
         made = (await admin.post("/v1/admin/keys", json={"name": "laptop"})).json()
         assert (await admin.get("/v1/admin/keys")).status_code == 200
@@ -156,6 +69,7 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         ("get", "/v1/loras/{name}/versions/{version}/download"),
         ("delete", "/v1/loras/{name}/versions/{version}"),
         ("delete", "/v1/loras/{name}"),
+        ("post", "/v1/moderations"),
         ("post", "/v1/webhooks"),
         ("get", "/v1/webhooks"),
         ("get", "/v1/webhooks/default/secret"),
@@ -165,6 +79,14 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         ("post", "/v1/webhooks/{webhook_id}/rotate-secret"),
         ("get", "/v1/webhooks/{webhook_id}/deliveries"),
         ("post", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"),
+        ("post", "/v1/frames"),
+        ("post", "/v1/uploads"),
+        ("post", "/v1/uploads/direct"),
+        ("get", "/v1/uploads"),
+        ("get", "/v1/uploads/{upload_id}"),
+        ("get", "/v1/uploads/{upload_id}/parts"),
+        ("post", "/v1/uploads/{upload_id}/complete"),
+        ("delete", "/v1/uploads/{upload_id}"),
         ("post", "/v1/admin/keys"),
         ("get", "/v1/admin/keys"),
         ("delete", "/v1/admin/keys/{key_id}"),
@@ -211,6 +133,36 @@ async def call_adapter_routes(house: House) -> None:
     assert (await house.bob.get("/v1/loras/style")).status_code == 404
     assert (await house.alice.delete("/v1/loras/style/versions/2")).status_code == 200
     assert (await house.alice.delete("/v1/loras/style")).status_code == 200
+
+
+async def call_upload_routes(house: House) -> None:
+    """And what a Router does with uploads by itself."""
+    data = picture_bytes(300, 300)
+    upload = await sent(house.alice, house.blobs, data, "image/png", "image")
+    path = f"{UPLOADS}/{upload['id']}"
+    for method, where, status in (
+        ("POST", f"{path}/complete", 200),
+        ("GET", path, 200),
+        ("GET", f"{UPLOADS}?purpose=image&after={upload['id']}", 200),
+        ("GET", f"{path}/parts", 400),
+    ):
+        assert (await house.alice.request(method, where)).status_code == status
+        if where.startswith(path):
+            assert (await house.bob.request(method, where)).status_code == 404
+    files = {"file": ("p.png", data, "image/png")}
+    assert (await house.alice.post(f"{UPLOADS}/direct", files=files, data={"purpose": "image"})).status_code == 201
+    await house.services.uploads.note_use("alice", upload["id"], kind="image", id="style@1")
+    await announced(house.alice, data, "image/png", "image", multipart=True)
+    await UploadUpkeep.over(house.mongo, house.blobs, house.store, house.services.settings).delete_old(limit=10)
+    assert (await house.bob.delete(path)).status_code == 404
+    assert (await house.alice.delete(path)).status_code == 200
+
+
+async def call_frames_route(house: House) -> None:
+    upload_id = await uploaded(house.alice, house.blobs, video())
+    answer = await house.alice.post(FRAMES, json={"upload_id": upload_id}, headers={"Prefer": "wait=30"})
+    assert answer.status_code == 200
+    assert (await house.bob.post(FRAMES, json={"upload_id": upload_id})).status_code == 404
 
 
 async def call_webhook_routes(house: House) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.tenancy.tenants import TenantChanges
 from tests.serving.api.conftest import assert_error
 from tests.serving.house import House
 
@@ -82,9 +83,7 @@ async def test_tenants_are_the_operators_alone(house: House) -> None:
         "id": "carol",
         "object": "tenant",
         "name": "Carol Ltd",
-        "keep_jobs_s": None,
-        "may_use_high_priority": None,
-        "max_queued": None,
+        **dict.fromkeys(TenantChanges.__annotations__),
     }
     listed = (await house.operator.get("/v1/admin/tenants")).json()["data"]
     assert [tenant["id"] for tenant in listed] == ["default", "alice", "bob", "carol"]

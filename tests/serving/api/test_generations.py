@@ -58,6 +58,7 @@ async def test_the_request_is_told_with_every_choice_filled_in(house: House) -> 
         "strength": None,
         "output_format": "png",
         "output_compression": 100,
+        "moderation": "auto",
     }
 
 
@@ -73,7 +74,7 @@ async def test_prefer_wait_answers_200_with_the_result(house: House, prefer: str
     assert "Location" not in answer.headers
     images = body["result"]["images"]
     assert [image["seed"] for image in images] == [7, 8]
-    assert set(images[0]) == {"url", "seed", "width", "height", "content_type", "bytes", "sha256"}
+    assert set(images[0]) == {"url", "seed", "width", "height", "content_type", "bytes", "sha256", "is_nsfw"}
     assert len(house.blobs.open_url(images[0]["url"])) == images[0]["bytes"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Unavailable
+from tests.serving.conftest import OpenHouse
 from tests.serving.house import House
 
 
@@ -39,6 +40,19 @@ async def test_not_ready_without_the_object_store(house: House) -> None:
     answer = await house.anonymous.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json()["missing"] == ["the object store does not answer"]
+
+
+async def test_not_ready_without_the_moderator_for_nothing_passes_unseen(house: House) -> None:
+    house.moderator.is_lost = True
+    answer = await house.anonymous.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["the moderator does not answer"]
+
+
+async def test_ready_without_a_moderator_where_nobody_is_to_look(houses: OpenHouse) -> None:
+    house = await houses(moderation={"action": "off"})
+    house.moderator.is_lost = True
+    assert (await house.anonymous.get("/health/ready")).status_code == 200
 
 
 async def test_not_ready_without_the_database_yet_alive(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

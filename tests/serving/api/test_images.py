@@ -37,7 +37,7 @@ async def test_url_is_what_is_answered_when_nothing_else_is_asked_for(house: Hou
     assert set(body) == FIELDS
     assert set(body["data"][0]) == DATA_FIELDS
     assert body["data"] == [
-        {"b64_json": None, "url": body["data"][0]["url"], "revised_prompt": None, "seed": 7, "is_nsfw": None}
+        {"b64_json": None, "url": body["data"][0]["url"], "revised_prompt": None, "seed": 7, "is_nsfw": False}
     ]
     assert (body["size"], body["output_format"], body["background"], body["quality"], body["usage"]) == (
         "64x64",

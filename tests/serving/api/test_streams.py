@@ -20,7 +20,7 @@ PARTIAL_FIELDS = {"type", "b64_json", "created_at", "size", "quality", "backgrou
     "image_index",
     "job_id",
 }
-COMPLETED_FIELDS = (PARTIAL_FIELDS - {"partial_image_index"}) | {"usage", "seed"}
+COMPLETED_FIELDS = (PARTIAL_FIELDS - {"partial_image_index"}) | {"usage", "seed", "is_nsfw"}
 
 
 def opened(data: dict[str, Any]) -> Image.Image:

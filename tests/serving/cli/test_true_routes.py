@@ -1,45 +1,13 @@
 """The commands that make and cancel pictures, over a socket against the true routes; the engine and S3 are fakes."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import unquote
 
-import httpx
-import pytest_asyncio
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from models.errors import NotFinite
-from serving.cli import app as cli
-from tests.fakes import MemoryBlobs
 from tests.serving.api.conftest import mask_bytes, picture_bytes
-from tests.serving.house import House, on_a_port
-
-
-class Wires(httpx.HTTPTransport):
-    """The network, and at the blobs' address the blobs."""
-
-    def __init__(self, blobs: MemoryBlobs) -> None:
-        super().__init__()
-        self.blobs = blobs
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if not str(request.url).startswith(self.blobs.endpoint):
-            return super().handle_request(request)
-        return httpx.Response(200, content=self.blobs.get(unquote(request.url.path).split("/", 2)[2]))
-
-
-@pytest_asyncio.fixture
-async def address(house: House) -> AsyncIterator[str]:
-    async with on_a_port(house.app) as url:
-        yield url
-
-
-async def darkroom(house: House, address: str, *args: str) -> Result:
-    key = house.alice.headers["Authorization"].removeprefix("Bearer ")
-    given = [*args, "--url", address, "--key", key]
-    return await asyncio.to_thread(CliRunner().invoke, cli.app, given, obj=Wires(house.blobs))
+from tests.serving.cli.true_server import darkroom
+from tests.serving.house import House
 
 
 async def test_an_edit_starts_from_the_file_and_saves_what_was_made(house: House, address: str, tmp_path: Path) -> None:

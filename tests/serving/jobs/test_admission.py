@@ -17,7 +17,7 @@ BOB = Caller(tenant="bob", role="member", key_id="key_2")
 
 async def submit(house: House, caller: Caller = ALICE, **wish: object) -> Job:
     wanted = ImageWish("a red apple", **wish)  # type: ignore[arg-type]
-    return (await house.services.submission.submit_image(caller, wanted, request_id="")).job
+    return (await house.services.submission.submit(caller, wanted, request_id="")).job
 
 
 async def test_a_tenant_that_may_uses_high_priority_with_any_key(houses: OpenHouse) -> None:

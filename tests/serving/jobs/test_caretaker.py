@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from configs.settings import JobSettings
+from configs.settings import JobSettings, Settings
 from models.blobs import BlobStore
 from models.errors import BlobError
 from pipelines.request import StoredFile
@@ -58,7 +58,7 @@ class Bench:
     old_keys: OldKeys
 
     def caretaker(self, owner: str = "router-1") -> Caretaker:
-        policies, chores = TenantPolicies(self.tenants, SETTINGS), Chores(self.mongo, owner=owner)
+        policies, chores = TenantPolicies(self.tenants, Settings(jobs=SETTINGS)), Chores(self.mongo, owner=owner)
         return Caretaker(self.upkeep, self.blobs, policies, chores, forgetful=[self.old_keys], settings=SETTINGS)
 
     async def ended(self, how: str, *, ago_s: float, tenant: str = "alice", has_input: bool = False) -> Job:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from models.errors import GenerationError
-from serving.jobs.job import Job, job_to_document
+from serving.jobs.documents import job_to_document
+from serving.jobs.job import Job
 from serving.jobs.lane import Place
 from tests.serving.conftest import OpenHouse
 from tests.serving.house import House, a_job, eventually
@@ -142,10 +143,10 @@ async def test_jobs_that_fail_at_once_do_not_go_before_everybody_elses(houses: O
     house.backend.step_device_s = 1.0
     make = house.backend.make
 
-    async def fails_for_alice(job_id: str, request: Any, **more: Any) -> Any:
-        if request.prompt == "bad":
+    async def fails_for_alice(order: Any, **more: Any) -> Any:
+        if order.request.prompt == "bad":
             house.backend.troubles.append(GenerationError("no"))
-        return await make(job_id, request, **more)
+        return await make(order, **more)
 
     house.backend.make = fails_for_alice  # type: ignore[method-assign]
     jobs = many(300, tenant="alice", prompt="bad") + many(3, tenant="bob")

@@ -68,6 +68,13 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
     assert refusal(data).code == "bad_image"
 
 
+def test_colours_by_number_without_their_palette_are_refused() -> None:
+    data = picture_bytes(8, 8, mode="P", color=0)
+    at = data.index(b"PLTE") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4])
+    assert refusal(data[:at] + data[end:]).code == "bad_image"
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_picture_that_broke_off_is_refused(format: str, share: float) -> None:

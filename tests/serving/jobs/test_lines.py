@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.jobs.job import PRIORITY_RANK, TRANSITIONS, Line, job_to_document, place_in_line
+from serving.jobs.documents import job_to_document
+from serving.jobs.job import PRIORITY_RANK, TRANSITIONS, Line, place_in_line
 from serving.mongo import under
 from tests.serving.house import a_job
 

@@ -16,7 +16,8 @@ from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
 from configs.settings import JobSettings, MongoSettings
-from serving.jobs.job import Job, JobError, JobResult, Line, job_to_document
+from serving.jobs.documents import job_to_document
+from serving.jobs.job import Job, JobError, JobResult, Line
 from serving.jobs.store import JobStore
 from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo

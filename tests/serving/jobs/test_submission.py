@@ -232,7 +232,7 @@ def test_a_user_that_is_refused(user: str) -> None:
 
 async def test_what_is_submitted_is_stored_with_all_its_choices(house: House) -> None:
     wish = ImageWish("a red apple", n=2, seed=5, priority="low", metadata={"order": "1"}, user="u1")
-    job = (await house.services.submission.submit_image(ALICE, wish, request_id="req_1")).job
+    job = (await house.services.submission.submit(ALICE, wish, request_id="req_1")).job
     stored = await house.store.get("alice", job.id)
     assert stored.request == job.request == resolve(n=2, seed=5)
     assert (stored.priority, stored.metadata, stored.user, stored.request_id) == ("low", {"order": "1"}, "u1", "req_1")
@@ -242,14 +242,14 @@ async def test_high_priority_is_for_admins(houses: OpenHouse) -> None:
     house = await houses(sweeps=False)
     wish = ImageWish("a red apple", priority="high")
     with pytest.raises(Forbidden):
-        await house.services.submission.submit_image(ALICE, wish, request_id="")
+        await house.services.submission.submit(ALICE, wish, request_id="")
     assert await house.store.count_queued() == 0
-    assert (await house.services.submission.submit_image(ADMIN, wish, request_id="")).job.priority == "high"
+    assert (await house.services.submission.submit(ADMIN, wish, request_id="")).job.priority == "high"
 
 
 async def test_a_full_queue_refuses_a_tenant_and_then_everybody_and_stores_nothing(houses: OpenHouse) -> None:
     house = await houses(sweeps=False, jobs={"max_queued_per_tenant": 2, "max_queued": 3})
-    submit = house.services.submission.submit_image
+    submit = house.services.submission.submit
     bob = Caller(tenant="bob", role="member", key_id="key_3")
     wish = ImageWish("a red apple")
     for _ in range(2):
@@ -271,5 +271,5 @@ async def test_what_is_refused_is_not_stored(houses: OpenHouse) -> None:
     house = await houses(sweeps=False)
     for wish in (ImageWish(""), ImageWish("x", n=0), ImageWish("x", model="none")):
         with pytest.raises((AppError, UnknownModel)):
-            await house.services.submission.submit_image(ALICE, wish, request_id="")
+            await house.services.submission.submit(ALICE, wish, request_id="")
     assert await house.store.count_queued() == 0

@@ -1,0 +1,1 @@
+"""Stills of one video: fetched, surveyed, chosen, looked at, taken and stored."""

@@ -1,0 +1,85 @@
+"""Ray's handle of the Frames replicas as the links that the rooms below ask for; Ray's errors become our own."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Self
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.request import FramesResult
+from serving.backends.base import Order
+from serving.backends.frames import FramesFailure, FramesMessage
+from serving.errors import AppError, BackendLost, Conflict, Unavailable
+from serving.replicas.links import let_go
+from serving.tenancy.policies import ModerationPolicy
+from serving.uploads.inspecting import Inspected, InspectOrder, UploadRefused
+
+
+@dataclass(frozen=True, slots=True)
+class InspectFailure:
+    """Why nothing can be said of a file, as it crosses the process border: plain text, no traceback of ours."""
+
+    status: int
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: AppError) -> Self:
+        return cls(error.status, error.code, error.message)
+
+    def as_error(self) -> AppError:
+        match self.status:
+            case UploadRefused.status:
+                return UploadRefused(self.code, self.message)
+            case Conflict.status:
+                return Conflict(self.message, code=self.code)
+            case _:
+                return Unavailable(self.message, code=self.code)
+
+
+class RayFramesLink:
+    """Taking stills for Routers (ExtractionLink), and looking at uploads for Apis (FramesLink)."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def extract(self, order: Order, policy: ModerationPolicy) -> AsyncGenerator[FramesMessage, None]:
+        stream = self._handle.options(stream=True).extract.remote(order, policy)
+        is_complete = False
+        try:
+            async for message in stream:
+                is_complete = isinstance(message, FramesResult | FramesFailure)
+                yield message
+        except (DeploymentUnavailableError, BackPressureError) as error:
+            # Nobody had it, so nobody was lost with it: it waits until somebody is there.
+            raise Unavailable("Nobody takes stills now.", code="frames_unavailable") from error
+        except (RayError, RayServeException) as error:
+            raise BackendLost(f"frames: {type(error).__name__}") from error
+        finally:
+            if not is_complete:
+                let_go(stream)
+
+    async def inspect(self, order: InspectOrder, *, timeout_s: float) -> Inspected:
+        look = self._handle.inspect.remote(order)
+        is_complete = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer: Inspected | InspectFailure = await look
+            is_complete = True
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise Unavailable("Nobody looks at uploads now.", code="frames_unavailable") from error
+        finally:
+            if not is_complete:
+                let_go(look)
+        if isinstance(answer, InspectFailure):
+            raise answer.as_error()
+        return answer
+
+    async def is_ready(self, *, timeout_s: float) -> bool:
+        try:
+            return bool(await asyncio.wait_for(self._handle.ping.remote(), timeout_s))
+        except (RayError, RayServeException, TimeoutError):
+            return False
