@@ -4,7 +4,9 @@
 ready-made ones by name: `ODDITIES["rotated-90"](folder)`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -85,7 +87,7 @@ def make_clip(path: Path, **wishes: Any) -> Clip:
 
 def make_file(path: Path, *tracks: Track, has_sound: bool = False, options: Mapping[str, str] | None = None) -> Clip:
     """A file with several streams; what is said of it is said of the first."""
-    with av.open(str(path), "w", options=dict(options or {})) as container:
+    with _in_turn(), av.open(str(path), "w", options=dict(options or {})) as container:
         streams = [_add_stream(container, track) for track in tracks]
         sound = container.add_stream("aac", rate=16_000, layout="mono") if has_sound else None
         for track, stream in zip(tracks, streams, strict=True):
@@ -96,6 +98,16 @@ def make_file(path: Path, *tracks: Track, has_sound: bool = False, options: Mapp
             _hum(container, sound)
     first = tracks[0] if tracks else Track(seconds=0.0)
     return Clip(path, first.times_s, first)
+
+
+@contextmanager
+def _in_turn() -> Iterator[None]:
+    """As root, SVT-AV1 gives the calling thread real-time priority over the whole machine, and so all its children."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _hum(container: Any, sound: Any) -> None:

@@ -43,6 +43,8 @@ def _mov_boxes(path: Path) -> Iterator[tuple[bytes, bool]]:
                 return
             start += length
             yield kind, start <= size_bytes
+            if start >= size_bytes:
+                return
 
 
 def _mov_header(file: BinaryIO, start: int, size_bytes: int) -> tuple[int, bytes]:

@@ -62,6 +62,8 @@ class Source:
                 return
             except av.FFmpegError:
                 num_errors += 1
+            except IndexError:
+                return  # how PyAV ends where more streams turned up on the way than there were at first
 
     def close(self) -> None:
         self._closing.close()

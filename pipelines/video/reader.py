@@ -18,6 +18,9 @@ from pipelines.video.timeline import Plan, Timeline
 logger = logging.getLogger(__name__)
 
 Frame = Any  # av.VideoFrame
+# With one frame for each thread, FFmpeg 8.1 may wait for ever on damaged HEVC and write to nowhere on damaged VP9.
+# Shared out within the frame, both are well, though HEVC without wavefronts then keeps only one core busy.
+NOT_BY_FRAME = {"hevc", "vp9"}
 MAX_THREADS = 16  # each holds frames of its own; more gain nothing
 
 
@@ -40,7 +43,7 @@ class Reader:
         self.num_damaged = 0  # packets that no decoder could make sense of, and frames that it says are broken
         self._source = _accelerated(path) if may_accelerate else open_container(path)
         self._decoder = self._source.decoder
-        self._decoder.thread_type = "AUTO"
+        self._decoder.thread_type = "SLICE" if self._decoder.codec.canonical_name in NOT_BY_FRAME else "AUTO"
         self._decoder.thread_count = num_threads or _num_threads()
         # dav1d looks at skip_frame once, when it is opened. What fails here fails again, and is counted, at a packet.
         with contextlib.suppress(av.FFmpegError):

@@ -1,7 +1,10 @@
 """A video opens itself and nothing else, whatever it refers to."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,3 +96,16 @@ def test_a_stretch_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:
         times = [packet.pts for packet in source.packets()]
     assert 60 <= len(times) < 120
     assert max(times) > 3_500
+
+
+def test_a_stream_that_turned_up_on_the_way_does_not_spoil_the_end(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", codec="mpeg2video", seconds=0.2)
+    with open_container(clip.path) as source:
+        demux = source.container.demux
+
+        def with_a_stream_more(stream: Any) -> Iterator[Any]:
+            yield from demux(stream)
+            raise IndexError("list index out of range")  # PyAV 18.1, when it flushes streams that it did not know of
+
+        source.container = SimpleNamespace(demux=with_a_stream_more)
+        assert sum(1 for _ in source.packets()) == 6

@@ -77,6 +77,7 @@ def test_depth_transfer_and_fields_are_told(odd: Odd) -> None:
         (b"#EXTM3U\nhttp://example.com/1.ts\n", "not_a_video"),
         (b"PK\x03\x04" + bytes(500), "not_a_video"),
         (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2", "truncated"),
+        (b"\x00\x00\x00\x10ftypisom\x00\x00\x02\x00\x00\x00\x00\x01mdat" + b"\xff" * 8, "truncated"),
         (b"\x1a\x45\xdf\xa3" + bytes(600), "damaged"),
         (b"RIFF\x00\x01\x00\x00AVI LIST" + bytes(600), "damaged"),
         (b"\x47" + (bytes(187) + b"\x47") * 20, "damaged"),
