@@ -22,6 +22,7 @@ from serving.replicas.moderator import MAX_FAILURES, Moderator
 from serving.replicas.moderator_link import RayModeratorLink
 from tests.moderators import MARKER, StandInClassifier
 from tests.serving.api.conftest import picture_bytes
+from tests.serving.house import eventually
 
 MARKED = picture_bytes(color=MARKER)
 PLAIN = picture_bytes(color="green")
@@ -34,8 +35,10 @@ class Held(StandInClassifier):
     def __init__(self) -> None:
         super().__init__()
         self.may_look = threading.Event()
+        self.is_looking = threading.Event()
 
     def look(self, pictures: Sequence[Image.Image]) -> list[Scores]:
+        self.is_looking.set()
         assert self.may_look.wait(20)
         return super().look(pictures)
 
@@ -113,7 +116,9 @@ async def test_its_loop_answers_while_it_looks(make_moderator: MakeModerator) ->
 async def test_a_picture_whose_caller_has_gone_is_not_looked_at(make_moderator: MakeModerator) -> None:
     classifier = Held()
     moderator = make_moderator(classifier, max_batch_size=1)
-    first, second = (asyncio.create_task(moderator.look(PLAIN)) for _ in range(2))
+    first = asyncio.create_task(moderator.look(PLAIN))
+    await eventually(classifier.is_looking.is_set)
+    second = asyncio.create_task(moderator.look(PLAIN))
     await asyncio.sleep(0.1)
     second.cancel()
     classifier.may_look.set()
