@@ -2,20 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.request import FramesResult
 from serving.backends.base import Order
 from serving.backends.frames import FramesFailure, FramesMessage
-from serving.errors import AppError, BackendLost, Conflict, Unavailable
-from serving.replicas.links import let_go
+from serving.errors import AppError, Conflict, Unavailable
+from serving.replicas.links import Worker, let_go, said_by
 from serving.tenancy.policies import ModerationPolicy
 from serving.uploads.inspecting import Inspected, InspectOrder, UploadRefused
+
+FRAMES_WORKER = Worker("frames", "Nobody takes stills now.", "frames")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,9 @@ class RayFramesLink:
 
     async def extract(self, order: Order, policy: ModerationPolicy) -> AsyncGenerator[FramesMessage, None]:
         stream = self._handle.options(stream=True).extract.remote(order, policy)
-        is_complete = False
-        try:
-            async for message in stream:
-                is_complete = isinstance(message, FramesResult | FramesFailure)
+        async with aclosing(said_by(stream, FRAMES_WORKER, last=(FramesResult, FramesFailure))) as said:
+            async for message in said:
                 yield message
-        except (DeploymentUnavailableError, BackPressureError) as error:
-            # Nobody had it, so nobody was lost with it: it waits until somebody is there.
-            raise Unavailable("Nobody takes stills now.", code="frames_unavailable") from error
-        except (RayError, RayServeException) as error:
-            raise BackendLost(f"frames: {type(error).__name__}") from error
-        finally:
-            if not is_complete:
-                let_go(stream)
 
     async def inspect(self, order: InspectOrder, *, timeout_s: float) -> Inspected:
         look = self._handle.inspect.remote(order)

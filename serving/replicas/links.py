@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
@@ -25,6 +27,36 @@ def let_go(call: DeploymentResponse | DeploymentResponseGenerator) -> None:
         call.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Whom a stream comes from, in the words of its errors."""
+
+    name: str
+    nobody_takes_it: str
+    code: str
+
+
+async def said_by(
+    stream: DeploymentResponseGenerator, who: Worker, *, last: tuple[type, ...]
+) -> AsyncGenerator[Any, None]:
+    """What a worker says, up to a message of the type that ends it. Closed before that, the worker is let go.
+
+    Raises Unavailable where nobody took the work, so that none was lost with it, and BackendLost where one died.
+    """
+    is_complete = False
+    try:
+        async for message in stream:
+            is_complete = isinstance(message, last)
+            yield message
+    except (DeploymentUnavailableError, BackPressureError) as error:
+        raise Unavailable(who.nobody_takes_it, code=f"{who.code}_unavailable") from error
+    except (RayError, RayServeException) as error:
+        raise BackendLost(f"{who.name}: {type(error).__name__}") from error
+    finally:
+        if not is_complete:
+            let_go(stream)
+
+
 class RayEngineLink:
     """The engine replicas of one model (serving.backends.gpu.EngineLink)."""
 
@@ -33,19 +65,10 @@ class RayEngineLink:
 
     async def generate(self, job_id: str, request: GenerationRequest) -> AsyncGenerator[EngineMessage, None]:
         stream = self._handle.options(stream=True).generate.remote(job_id, request)
-        is_complete = False
-        try:
-            async for message in stream:
-                is_complete = isinstance(message, GenerationResult | EngineFailure)
+        who = Worker(f"engine of {request.model_id}", f"No engine of {request.model_id} takes it now.", "engine")
+        async with aclosing(said_by(stream, who, last=(GenerationResult, EngineFailure))) as said:
+            async for message in said:
                 yield message
-        except (DeploymentUnavailableError, BackPressureError) as error:
-            # No engine had it, so none was lost with it: it waits until there is one.
-            raise Unavailable(f"No engine of {request.model_id} takes it now.", code="engine_unavailable") from error
-        except (RayError, RayServeException) as error:
-            raise BackendLost(f"engine of {request.model_id}: {type(error).__name__}") from error
-        finally:
-            if not is_complete:
-                let_go(stream)
 
     async def check_adapter(self, file: StoredFile, *, timeout_s: float) -> AdapterReport | EngineFailure:
         try:
