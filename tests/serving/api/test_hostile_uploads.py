@@ -11,6 +11,7 @@ import pytest
 
 from tests.clips import make_clip
 from tests.pipelines.intake.pictures import png_header
+from tests.pipelines.intake.test_hostile import NUM_KINDS, make_hostiles
 from tests.serving.api.conftest import assert_error, picture_bytes
 from tests.serving.house import House
 from tests.uploads import UPLOADS, completed
@@ -134,3 +135,20 @@ async def test_a_video_longer_than_its_tenant_may_send_is_refused(shared: House,
     assert changed.status_code == 200
     assert_error(await completed(shared.bob, shared.blobs, data, "video/mp4", "video"), 422, code="too_long")
     assert (await completed(shared.alice, shared.blobs, data, "video/mp4", "video")).status_code == 200
+
+
+async def test_a_hostile_file_of_each_kind_gets_a_clear_answer_and_leaves_nothing_in_temp(
+    shared: House, tmp_path: Path
+) -> None:
+    with make_hostiles(tmp_path, NUM_KINDS) as hostiles:
+        for file in hostiles.files:
+            data = (hostiles.folder / file["name"]).read_bytes()
+            form = {"file": (file["name"], data, "application/octet-stream")}
+            answer = await shared.alice.post(f"{UPLOADS}/direct", files=form, data={"purpose": file["purpose"]})
+            if answer.status_code != 201:
+                assert answer.status_code in {400, 413, 422}, (file, answer.text)
+                assert_error(answer, answer.status_code)
+            assert answer.status_code != 201 or file["must"] == "either", file
+            assert [key for key in shared.blobs.keys if key.startswith("temp/")] == [], file
+        assert not hostiles.was_called()
+    assert shared.frames.left_behind == []
