@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+SPARE_BYTES = 1_073_741_824
+
 
 class Workspace:
     """A folder of this process's own below `root`. What dead processes have left there goes when a new one begins.
@@ -37,6 +39,10 @@ class Workspace:
     def free_bytes(self) -> int:
         """What the disk has left."""
         return shutil.disk_usage(self.path).free
+
+    def has_room_for(self, num_bytes: int) -> bool:
+        """Whether a file of that size leaves enough for what is made of it, and for others."""
+        return self.free_bytes >= num_bytes + SPARE_BYTES
 
     def close(self) -> None:
         """Removes the folder of this process."""

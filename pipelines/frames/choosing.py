@@ -47,11 +47,6 @@ def choose(survey: Survey, wish: FramesRequest, nsfw: Mapping[int, float], *, ns
     )
 
 
-def looks_same(left: Candidate, right: Candidate) -> bool:
-    """Whether the two would be duplicates, wherever in the video they are."""
-    return float(np.dot(left.descriptor, right.descriptor)) >= SAME_COSINE
-
-
 def _light_faults(scene: Sequence[Candidate]) -> Fates:
     faults = {one.index: "transition" if one.is_transition else one.fault for one in scene}
     return {index: fault for index, fault in faults.items() if fault is not None}

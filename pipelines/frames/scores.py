@@ -55,11 +55,6 @@ def perceptual_hash(grey: Picture) -> str:
     return np.packbits(low > np.median(low)).tobytes().hex()
 
 
-def hash_distance(left: str, right: str) -> int:
-    """Bits that differ."""
-    return (int(left, 16) ^ int(right, 16)).bit_count()
-
-
 def describe(rgb: Picture) -> Vector:
     """Where it is light and dark, where which colours are, and which way its edges run: a vector of length 1.
 

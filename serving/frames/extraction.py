@@ -29,7 +29,6 @@ from serving.workspace import Workspace
 
 log = get_logger("frames")
 
-SPARE_BYTES = 1_073_741_824  # of the disk, beside the video, for its stills and for others
 # From where to where each piece of work brings the progress, in percent.
 SURVEYING, TAKING = (0, 70), (75, 95)
 
@@ -109,7 +108,7 @@ class Extraction:
         """In a thread: the object store blocks. Its SHA-256."""
         try:
             size_bytes = self._blobs.head(key).size_bytes
-            if self._workspace.free_bytes < size_bytes + SPARE_BYTES:
+            if not self._workspace.has_room_for(size_bytes):
                 raise Unavailable("There is no room for the video on the disk.", code="disk_full")
             self._blobs.get_file(key, path)
         except BlobNotFound as error:

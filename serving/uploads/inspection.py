@@ -21,7 +21,6 @@ from serving.workspace import Workspace
 
 WORK = "pipelines.intake.look:look"
 MAX_FILE_BYTES = 268_435_456  # of a cleaned picture; of a video nothing is written
-SPARE_BYTES = 1_073_741_824  # of the disk, beside the file, for others
 KILLED = {
     "time": ("takes_too_long", "Looking at the file takes longer than the server allows."),
     "memory": ("takes_too_much", "Looking at the file takes more memory than the server allows."),
@@ -43,7 +42,7 @@ class Inspection:
     async def inspect(self, order: InspectOrder) -> Inspected:
         """What the object is. Raises UploadRefused; Conflict when it was replaced meanwhile; Unavailable."""
         async with self._places, self._workspace.room() as folder:
-            if self._workspace.free_bytes < order.num_bytes + SPARE_BYTES:
+            if not self._workspace.has_room_for(order.num_bytes):
                 raise Unavailable("There is no room on the disk to look at the file.", code="disk_full")
             path = folder / "sent"
             sha256 = await in_store(self._fetch, order, path)

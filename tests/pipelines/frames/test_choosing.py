@@ -6,10 +6,11 @@ from itertools import combinations
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 from hypothesis import given
 
 from pipelines.frames.candidates import REASONS, Candidate, Choice, Survey
-from pipelines.frames.choosing import choose, looks_same
+from pipelines.frames.choosing import SAME_COSINE, choose
 from tests.pipelines.frames.made import FACE, candidate, looks_like, survey_of, wish
 
 
@@ -187,6 +188,11 @@ def test_every_still_has_exactly_one_fate(survey, asked, nsfw):
     assert sum(choice.counts.values()) == len(survey.candidates)
     assert list(fates(choice)) == list(range(len(survey.candidates)))
     assert set(choice.counts) <= {"kept", *REASONS}
+
+
+def looks_same(left: Candidate, right: Candidate) -> bool:
+    """Whether the two would be duplicates, wherever in the video they are."""
+    return float(np.dot(left.descriptor, right.descriptor)) >= SAME_COSINE
 
 
 @given(survey=surveys(), asked=wishes, nsfw=scores)
