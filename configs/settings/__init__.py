@@ -23,6 +23,7 @@ from configs.settings.blocks import (
     WebhookSettings,
 )
 from configs.settings.intake import Action, FrameSettings, ModerationSettings, UploadSettings
+from configs.settings.training import FalSettings, TrainingSettings
 
 __all__ = [
     "Action",
@@ -31,6 +32,7 @@ __all__ = [
     "DEFAULT_STATE_DIR",
     "ENV_KEYS",
     "EngineSettings",
+    "FalSettings",
     "FrameSettings",
     "Frozen",
     "JobSettings",
@@ -46,6 +48,7 @@ __all__ = [
     "S3Settings",
     "Settings",
     "SettingsError",
+    "TrainingSettings",
     "UploadSettings",
     "WebhookSettings",
     "load_settings",
@@ -82,6 +85,7 @@ class Settings(Frozen):
     uploads: UploadSettings = UploadSettings()
     frames: FrameSettings = FrameSettings()
     moderation: ModerationSettings = ModerationSettings()
+    training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
@@ -121,6 +125,7 @@ ENV_KEYS: dict[str, tuple[str, ...]] = {
     "DARKROOM_S3_SECRET_KEY": ("s3", "secret_key"),
     "DARKROOM_PUBLIC_URL": ("api", "public_url"),
     "DARKROOM_DASHBOARD_PORT": ("ray", "dashboard_port"),
+    "DARKROOM_FAL_KEY": ("training", "fal", "key"),
     "DARKROOM_LOG_FORMAT": ("log", "format"),
     "DARKROOM_LOG_LEVEL": ("log", "level"),
 }

@@ -49,6 +49,8 @@ class JobSettings(Frozen):
     max_queued_per_tenant: int = Field(10_000, ge=1)
     share_half_life_s: float = Field(300.0, gt=0, description="After so long half of what a tenant used is forgotten.")
     run_deadline_s: float = Field(1_800.0, gt=0, description="A job that runs longer fails with code deadline.")
+    lora_run_deadline_s: float = Field(43_200.0, gt=0, description="The same for a training.")
+    lora_max_lost_workers: int = Field(20, ge=1, description="As max_lost_workers; a training goes on where it was.")
     progress_write_s: float = Field(0.5, gt=0, description="At most one progress write a job in this time.")
     drain_s: float = Field(20.0, ge=0, description="What runs when the server stops may finish within this time.")
     sweep_after_s: float = Field(300.0, gt=0, description="Leftovers of lost attempts go this long after a job's end.")

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipelines.request import FramesResult, GenerationResult, JobRequest, Preview, Progress
+from pipelines.request import FramesResult, GenerationResult, JobRequest, Preview, Progress, TrainedAdapter
 
 OnProgress = Callable[[Progress | Preview], Awaitable[None]]
-Made = GenerationResult | FramesResult
+Made = GenerationResult | FramesResult | TrainedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Order:
     tenant: str
     request: JobRequest
     output_prefix: str  # what a backend stores itself has keys that begin with this
+    created_at: float = 0.0  # Unix seconds, of the job
 
 
 class Backend(Protocol):

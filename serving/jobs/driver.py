@@ -154,7 +154,7 @@ class Driver:
 
         self._num_driven[backend.id] += 1
         try:
-            order = Order(job.id, job.tenant, job.request, job.attempt_prefix)
+            order = Order(job.id, job.tenant, job.request, job.attempt_prefix, job.created_at)
             made = await backend.make(order, on_progress=on_progress)
         finally:
             self._num_driven[backend.id] -= 1
