@@ -13,7 +13,7 @@ from models.errors import AdapterError
 from models.safetensors_file import TensorInfo, quote_key
 
 Naming = Literal["diffusers", "kohya", "comfyui", "other"]
-Role = Literal["down", "up", "alpha"]
+Role = Literal["down", "up", "alpha", "magnitude"]
 Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
 
 ENDINGS: tuple[tuple[str, Role], ...] = (
@@ -30,6 +30,10 @@ ENDINGS: tuple[tuple[str, Role], ...] = (
     ("_lora.down.weight", "down"),  # attention processors of old diffusers: …to_q_lora.down.weight
     ("_lora.up.weight", "up"),
     (".alpha", "alpha"),
+    (".lora_magnitude_vector", "magnitude"),
+    (".lora_magnitude_vector.weight", "magnitude"),
+    (".lora_magnitude_vector.default.weight", "magnitude"),
+    (".dora_scale", "magnitude"),  # LyCORIS
 )
 HALVES: tuple[Role, Role] = ("down", "up")
 BEGINNINGS: tuple[tuple[str, Naming, Component], ...] = (
@@ -49,12 +53,13 @@ BEGINNINGS: tuple[tuple[str, Naming, Component], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One adapted layer: its two matrices, and the alpha that scales them by alpha / rank."""
+    """One adapted layer: its two matrices, the alpha that scales them by alpha / rank, a DoRA's magnitudes."""
 
     module: str  # as the file spells it, without the LoRA ending
     down: TensorInfo
     up: TensorInfo
     alpha: TensorInfo | None
+    magnitude: TensorInfo | None
 
     @property
     def rank(self) -> int:
@@ -99,7 +104,7 @@ def _split(key: str) -> tuple[str, Role]:
         if key.endswith(ending) and len(key) > len(ending):
             return key.removesuffix(ending), role
     raise AdapterError(
-        f"The key {quote_key(key)} is no part of a LoRA: only pairs of low-rank matrices and their alphas are."
+        f"The key {quote_key(key)} is no part of a LoRA: only low-rank matrices, their alphas and magnitudes are."
     )
 
 
@@ -110,11 +115,13 @@ def _layer(module: str, roles: dict[Role, TensorInfo]) -> Layer:
             raise AdapterError(f"The key {quote_key(present.key)} has no partner: its layer lacks the {role} matrix.")
         if not 2 <= len(roles[role].shape) <= 4 or 0 in roles[role].shape:
             raise AdapterError(f"The key {quote_key(roles[role].key)} is no matrix: {list(roles[role].shape)}.")
-    down, up, alpha = roles["down"], roles["up"], roles.get("alpha")
+    down, up, alpha, magnitude = roles["down"], roles["up"], roles.get("alpha"), roles.get("magnitude")
     if up.shape[1] != down.shape[0]:
         raise AdapterError(
             f"The key {quote_key(up.key)} has rank {up.shape[1]}; its partner {quote_key(down.key)} {down.shape[0]}."
         )
     if alpha is not None and math.prod(alpha.shape) != 1:
         raise AdapterError(f"The key {quote_key(alpha.key)} is no single number: {list(alpha.shape)}.")
-    return Layer(module, down, up, alpha)
+    if magnitude is not None and not 1 <= len(magnitude.shape) <= 4:
+        raise AdapterError(f"The key {quote_key(magnitude.key)} is no list of magnitudes: {list(magnitude.shape)}.")
+    return Layer(module, down, up, alpha, magnitude)

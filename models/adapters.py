@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.adapter_keys import Naming, naming_of, read_layers
 from models.blobs import BlobStore
@@ -23,6 +23,33 @@ REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(?:@(?P<version>[1-9][0-9]{{0,
 NO_USER = "-"
 WEIGHTS, KOHYA_WEIGHTS, MANIFEST = "model.safetensors", "model.kohya.safetensors", "manifest.json"
 CONTENT_TYPE = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """An upload that a training has learned from."""
+
+    upload_id: str
+    sha256: str  # of its bytes, hex
+    kind: Literal["video", "image"]
+    times_s: tuple[float, ...]  # of the stills, from the first frame of a video; none for a picture
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLineage:
+    """What a version that was trained here was made of."""
+
+    job: str
+    dataset: str  # key of the manifest.json of its dataset, which goes when the version goes
+    dataset_sha256: str  # of that manifest, which holds the hashes of all else
+    recipe: str
+    recipe_sha256: str  # of all its values
+    base_sha256: str  # of the weights that were trained upon
+    sources: tuple[AdapterSource, ...]
+
+    @property
+    def dataset_prefix(self) -> str:
+        return self.dataset.rpartition("/")[0] + "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +70,7 @@ class AdapterManifest:
     source: str  # where it comes from: "import", or the id of the job that trained it
     trigger: str | None = None  # the word that calls for it in a prompt
     metadata: Mapping[str, str] = field(default_factory=dict)
+    lineage: AdapterLineage | None = None  # None: brought here from elsewhere
 
     @property
     def reference(self) -> str:
@@ -106,13 +134,26 @@ def read_manifest(blobs: BlobStore, folder: AdapterFolder) -> AdapterManifest:
 
 
 def manifest_to_fields(manifest: AdapterManifest) -> dict[str, Any]:
-    return asdict(manifest) | {"components": list(manifest.components), "metadata": dict(manifest.metadata)}
+    fields = asdict(manifest) | {"components": list(manifest.components), "metadata": dict(manifest.metadata)}
+    if fields["lineage"] is not None:
+        sources = fields["lineage"]["sources"]
+        fields["lineage"]["sources"] = [source | {"times_s": list(source["times_s"])} for source in sources]
+    return fields
 
 
 def manifest_from_fields(fields: Mapping[str, Any]) -> AdapterManifest:
     """Inverse of manifest_to_fields; fields of others are left aside. KeyError or TypeError when one is missing."""
-    values = {name: fields[name] for name in AdapterManifest.__slots__}
-    return AdapterManifest(**values | {"components": tuple(values["components"])})
+    values = {name: fields[name] for name in AdapterManifest.__slots__ if name != "lineage"}
+    lineage = _lineage_from_fields(fields.get("lineage"))  # older versions did not write it
+    return AdapterManifest(**values | {"components": tuple(values["components"]), "lineage": lineage})
+
+
+def _lineage_from_fields(fields: Mapping[str, Any] | None) -> AdapterLineage | None:
+    if fields is None:
+        return None
+    values = {name: fields[name] for name in AdapterLineage.__slots__}
+    sources = (AdapterSource(**source | {"times_s": tuple(source["times_s"])}) for source in values["sources"])
+    return AdapterLineage(**values | {"sources": tuple(sources)})
 
 
 def remove(blobs: BlobStore, folder: AdapterFolder) -> None:

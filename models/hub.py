@@ -22,6 +22,7 @@ from models.folder import INDEX, FolderIndex, choose_weights, read_index
 from models.spec import ModelSpec
 
 TEXT_SUFFIXES = {".json", ".txt", ".model"}  # configs, merges and vocabularies, sentencepiece
+WHOLE = ".darkroom-whole"  # lies in a folder to which everything was downloaded
 ROOM_LEFT_BYTES = 2_000_000_000  # never fill the disk to the brim
 
 
@@ -37,6 +38,22 @@ def download(spec: ModelSpec, folder: Path, *, make_room: Callable[[int], None] 
         return _download(spec, hub, folder, make_room)
     except (HfHubHTTPError, EntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise WeightsError(_advice(spec, hub, error)) from error
+
+
+def fetch_repository(hub: str, *, revision: str, folder: Path) -> None:
+    """Brings a transformers model into `folder`, once; a broken download goes on. WeightsError where that fails."""
+    whole = folder / WHOLE
+    if whole.exists():
+        return
+    patterns = [f"*{suffix}" for suffix in (*sorted(TEXT_SUFFIXES), ".safetensors")]
+    try:
+        # Asked first: offline, half a folder would be given for all of it.
+        commit = str(HfApi().model_info(hub, revision=revision).sha)
+        snapshot_download(hub, revision=commit, local_dir=folder, allow_patterns=patterns)
+        whole.touch()
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        advice = "connect to the hub, or put a folder of it on this machine and name that instead"
+        raise WeightsError(f"{hub} could not be downloaded: {error}; {advice}") from error
 
 
 def _download(spec: ModelSpec, hub: str, folder: Path, make_room: Callable[[int], None]) -> str:

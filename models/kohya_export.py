@@ -1,6 +1,8 @@
 """A LoRA file rewritten with kohya's keys, as AUTOMATIC1111, ComfyUI and InvokeAI read them. Moves bytes, changes none.
 
-Every layer gets its alpha, since programs differ in what they take for a file that has none.
+Every layer gets its alpha, since programs differ in what they take for a file that has none. A DoRA is refused: kohya
+has no word for it, and of those who read LyCORIS's `dora_scale`, diffusers leaves it out, AUTOMATIC1111 takes it to be
+of the inputs, and ComfyUI divides by the length of the base's weights alone (its pull request 15458).
 """
 
 import json
@@ -14,6 +16,7 @@ from typing import Any
 from models.adapter_keys import Layer, place_of, read_layers
 from models.errors import AdapterError
 from models.safetensors_file import Header, Piece, quote_key, read_header, read_tensor, write_file
+from models.sgm_names import sdxl_layer
 from models.spec import Family
 
 # Where peft's settings of each component lie in a file that diffusers wrote; they are told by component.
@@ -30,6 +33,8 @@ def write_kohya(source: Path, target: Path, family: Family) -> None:
     header = read_header(source)
     pieces: dict[str, Piece] = {}
     for layer in read_layers(header.tensors):
+        if layer.magnitude is not None:
+            raise AdapterError("A DoRA has no kohya naming: programs that read one would make other pictures of it.")
         name = _kohya_name(layer.module, family)
         alpha = struct.pack("<f", _alpha(source, header, layer))
         for piece in (
@@ -53,6 +58,11 @@ def _kohya_name(module: str, family: Family) -> str:
         # Old diffusers left the index of the output projection out; the layer is a list with one matrix in it.
         inner = re.sub(r"\.to_out$", ".to_out.0", inner)
         prefix = "lora_unet_"
+        if family == "sdxl":
+            layer = sdxl_layer(inner)
+            if layer is None:
+                raise AdapterError(f"SDXL's UNet has no layer {quote_key(module)}.")
+            inner = layer
     else:
         path, _, last = inner.rpartition(".")
         inner = f"{path}.{OLD_TEXT_NAMES.get(last, last)}" if path else last

@@ -72,7 +72,7 @@ def load_model(spec: ModelSpec, settings: ModelSettings, state_dir: Path) -> Loa
         index = check_folder(held.folder)
         check_family(index, spec.family, where=str(held.folder))
         digest = verified_hash(spec, held, state_dir)
-        pipeline = _load_pipeline(spec, held.folder, dtype)
+        pipeline = load_pipeline(spec, held.folder, dtype)
         return LoadedModel(spec, pipeline.to(device), device, dtype, digest, held)
     except BaseException:
         held.close()
@@ -96,7 +96,8 @@ def pick_dtype(
     return DTYPES[spec.dtype] if device.type == "cuda" else torch.float32
 
 
-def _load_pipeline(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers is untyped
+def load_pipeline(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers is untyped
+    """The diffusers pipeline of a folder that check_folder() has looked at, on the CPU."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     # An override may lack the variant that the catalogue names.

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
@@ -205,6 +206,6 @@ def _read_hashes(path: Path | None) -> dict[str, str]:
 
 def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     part.write_text(text, "utf-8")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Runs work on bytes that nobody vouches for in a process of its own, bound in time, memory and files.
+"""Runs work on bytes that nobody vouches for, or that may break, in a process of its own, bound in time and memory.
 
 Knows nothing of the work: it names a function, hands over JSON and hears JSON. Linux only.
 """
@@ -9,9 +9,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -49,16 +49,23 @@ class Bounds:
     """What one piece of work may use."""
 
     wall_s: float
-    memory_bytes: int  # of address space
-    file_bytes: int  # of any one file that it writes
+    memory_bytes: int | None  # of address space; None: no bound
+    file_bytes: int | None  # of any one file that it writes
+    max_open_files: int = 128
+    niceness: int = 10
+    session_niceness: int = 0  # counts instead where the kernel shares its time out between sessions (autogroup)
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside and instead of what all work is given
 
-    def for_child(self) -> dict[str, int]:
+    def for_child(self) -> dict[str, int | None]:
         """What the kernel is to enforce. The CPU limit is a second fence, should we be too busy to kill."""
         num_cores = len(os.sched_getaffinity(0))
         return {
             "memory_bytes": self.memory_bytes,
             "file_bytes": self.file_bytes,
             "cpu_s": math.ceil(self.wall_s * num_cores),
+            "max_open_files": self.max_open_files,
+            "niceness": self.niceness,
+            "session_niceness": self.session_niceness,
         }
 
 
@@ -82,11 +89,12 @@ async def run_apart(
     loop = asyncio.get_running_loop()
     folder = str(arguments.get("folder", "/"))
     errand = {"work": work, "arguments": arguments, "bounds": bounds.for_child()}
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     _, talk = await loop.subprocess_exec(
         _Talk,
         *(sys.executable, "-P", "-s", "-X", "faulthandler", "-m", "pipelines.sandboxed", str(os.getpid())),
         cwd=folder,
-        env={name: os.environ[name] for name in PASSED_ON if name in os.environ} | ENVIRONMENT | {"TMPDIR": folder},
+        env=passed_on | ENVIRONMENT | dict(bounds.environment) | {"TMPDIR": folder},
         start_new_session=True,
     )
     try:

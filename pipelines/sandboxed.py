@@ -12,13 +12,12 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from pipelines.work import Work, WorkRefused
 
 OUT_OF_MEMORY = 71  # exit code
-MAX_OPEN_FILES = 128
-NICENESS = 10
 NEARLY_ALL = 0.7  # of its memory: what fails then fails for want of it, since the last wish could be large
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
@@ -43,8 +42,7 @@ def main() -> None:
     except WorkRefused as refusal:
         say({"refused": {"code": refusal.code, "message": str(refusal)}})
     except Exception as error:
-        # Libraries say in words of their own that there is no memory left: an import fails, a decoder, a picture.
-        if isinstance(error, MemoryError) or peak_bytes() > NEARLY_ALL * errand["bounds"]["memory_bytes"]:
+        if is_out_of_memory(error, errand["bounds"]["memory_bytes"]):
             traceback.print_exc()
             os._exit(OUT_OF_MEMORY)  # at once: a clean end needs memory too
         raise
@@ -57,6 +55,17 @@ def find_work(name: str) -> Work:
     return work
 
 
+def is_out_of_memory(error: Exception, memory_bytes: int | None) -> bool:
+    """Whether it failed for want of memory, of a GPU too."""
+    # PyTorch's own words and class, which this process need not have loaded.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return True
+    # Libraries say in words of their own that there is no memory left: an import fails, a decoder, a picture.
+    return memory_bytes is not None and peak_bytes() > NEARLY_ALL * memory_bytes
+
+
 def peak_bytes() -> int:
     """The most address space that this process ever had."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
@@ -64,18 +73,31 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def bind(*, memory_bytes: int, file_bytes: int, cpu_s: int) -> None:
+def bind(
+    *,
+    memory_bytes: int | None,
+    file_bytes: int | None,
+    cpu_s: int,
+    max_open_files: int,
+    niceness: int,
+    session_niceness: int,
+) -> None:
     """Limits that the kernel holds this process to from here on, and everything that it starts."""
     limits = {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_FSIZE: file_bytes,
-        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+        resource.RLIMIT_NOFILE: max_open_files,
         resource.RLIMIT_CORE: 0,
     }
     for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value))
+        if value is not None:
+            resource.setrlimit(limit, (value, value))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # a signal of its own first, then SIGKILL
-    os.nice(NICENESS)
+    os.nice(niceness)
+    if session_niceness:
+        # Not every kernel has it; there the niceness of the process does.
+        with suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as autogroup:
+            autogroup.write(str(session_niceness))
 
 
 def _die_with(parent_pid: int) -> None:

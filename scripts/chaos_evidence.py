@@ -102,9 +102,10 @@ class Inspector:
         self._looked_at: dict[str, FoundPicture] = {}
 
     def jobs(self, *, since: float) -> list[FoundJob] | None:
-        """All jobs made since a moment; None while the database is away."""
+        """All jobs for pictures made since a moment; None while the database is away."""
         try:
-            return [found_job(document) for document in asyncio.run(self._read("jobs", "drive_jobs", since))]
+            documents = asyncio.run(self._read("jobs", "drive_jobs", since))
+            return [found_job(document) for document in documents if document["kind"] == "image"]
         except Unavailable:
             return None
 

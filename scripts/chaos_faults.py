@@ -36,6 +36,8 @@ class Fault(ABC):
     loses_counts = False
     # Whether it may come together with another one.
     pairs = True
+    # Whether a training is under way when it comes.
+    breaks_training = False
     topologies: frozenset[Topology] = frozenset({"embedded", "external"})
 
     def why_not(self, server: DarkroomUnderTest) -> str | None:
@@ -58,6 +60,7 @@ class Kill(Fault):
     def __init__(self, part: str, *, spares_callers: bool = False) -> None:
         self.part, self.spares_callers = part, spares_callers
         self.loses_counts = part in {"router", "raylet", "gcs"}
+        self.breaks_training = part in {"trainer", "training"}
         if part in {"mongo", "s3"}:
             self.topologies = frozenset({"embedded"})
 
@@ -96,6 +99,7 @@ class KillTree(Fault):
     """kill -9 of everything, then `darkroom serve` again on the same state folder."""
 
     hold_s, is_stall, pairs, loses_counts = 1.0, True, False, True
+    breaks_training = True
 
     def inject(self, server: DarkroomUnderTest, rng: random.Random) -> str:
         del rng
@@ -186,6 +190,8 @@ def all_faults(*, lease_s: float) -> Mapping[str, Fault]:
         "api": Kill("api"),
         # Not so for its callers: whoever is being let in must be looked at now, and gets a 503.
         "moderator": Kill("moderator"),
+        "trainer": Kill("trainer", spares_callers=True),
+        "training": Kill("training", spares_callers=True),
         "proxy": Kill("proxy"),
         "controller": Kill("controller", spares_callers=True),
         "raylet": Kill("raylet"),

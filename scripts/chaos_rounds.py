@@ -19,6 +19,7 @@ from chaos_pictures import KnownPicture
 from chaos_probe import TENANT as PROBE_TENANT
 from chaos_probe import Probe
 from chaos_server import DarkroomUnderTest
+from chaos_trainings import Trainings, caller
 from chaos_watch import Watcher
 
 TENANTS = ("acme", "globex")
@@ -50,6 +51,7 @@ class RoundReport:
     num_pictures: int = 0  # whose pixels were compared
     num_webhooks: int = 0  # that arrived
     service_s: float | None = None
+    num_trainings: int = 0  # whose weights were compared
     start_s: float | None = None  # of a killed engine: what its successor took from its process's start to being ready
     whole_s: float = 0.0
     findings: tuple[Finding, ...] = ()
@@ -109,6 +111,10 @@ class Campaign:
         self._probe = Probe(self._clients)
         settings = server.settings()
         self._inspector = Inspector(server.url, keys, settings, journal, pictures, secrets=secrets)
+        self._trainings: Trainings | None = None
+        if any(fault.breaks_training for fault in faults.values()):
+            self._trainings = Trainings(caller(server.url), rng)
+            self._trainings.prepare(server.admin_key)
         self._watcher = Watcher(settings.mongo)
         self._watcher.start()
 
@@ -134,6 +140,8 @@ class Campaign:
             num_pictures=len(self._pictures),
             window_s=self._window_s + max(fault.hold_s for fault in faults),  # the load goes on while they last
         )
+        breaks_training = self._trainings is not None and any(fault.breaks_training for fault in faults)
+        training = self._trainings.begin(number) if self._trainings is not None and breaks_training else None
         load = Load(self._clients, orders)
         due_s = self._do(faults, plan.faults)
         service_s = self._probe.seconds_to_service(due_s, timeout_s=SERVICE_TIMEOUT_S)
@@ -145,9 +153,11 @@ class Campaign:
         spares = all(fault.spares_callers for fault in faults)
         evidence, judged = self._settle(began_at, number, spares_callers=spares)
         self._server.wait_ready()
+        if self._trainings is not None and training is not None:
+            findings += self._trainings.judge(training)
         report = _report(number, plan, evidence, [*findings, *judged], time.monotonic() - began_s)
         start_s = self._server.engine_start_s() if "engine" in plan.faults else None
-        return replace(report, service_s=service_s, start_s=start_s)
+        return replace(report, service_s=service_s, start_s=start_s, num_trainings=int(training is not None))
 
     def judge_whole(self, number: int) -> RoundReport:
         """All rounds once more, now that everything late has had its time: what woke up may have written since."""
@@ -161,7 +171,9 @@ class Campaign:
 
     def _do(self, faults: Sequence[Fault], names: Sequence[str]) -> float:
         """Injects and heals at their moments; from when on service is due (time.monotonic)."""
-        first_s = time.monotonic() + self._rng.uniform(0.15, 0.6) * self._window_s
+        # A training stands at the step where it is to be broken; nothing waits for a better moment.
+        wait = (0.0, 0.05) if any(fault.breaks_training for fault in faults) else (0.15, 0.6)
+        first_s = time.monotonic() + self._rng.uniform(*wait) * self._window_s
         actions: list[tuple[float, str, Fault, str]] = []
         for index, (fault, name) in enumerate(zip(faults, names, strict=True)):
             at_s = first_s + (self._rng.uniform(0, PAIR_WITHIN_S) if index else 0.0)

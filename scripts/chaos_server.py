@@ -29,13 +29,15 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 90.0
 FIND_TIMEOUT_S = 60.0
 POLL_S = 0.2
-STATE_BYTES = 400_000_000
+STATE_BYTES = 2_000_000_000
 # Part → what its command line contains, and only its.
 PARTS = {
     "engine": "ray::ServeReplica:darkroom:Engine",
     "router": "ray::ServeReplica:darkroom:Router",
     "api": "ray::ServeReplica:darkroom:Api",
     "moderator": "ray::ServeReplica:darkroom:Moderator",
+    "frames": "ray::ServeReplica:darkroom:Frames",
+    "trainer": "ray::ServeReplica:darkroom:Trainer",
     "proxy": "ray::ProxyActor",
     "controller": "ray::ServeController",
     "raylet": "raylet/raylet",
@@ -43,6 +45,8 @@ PARTS = {
     "mongo": "serving.embedded.mongo",
     "s3": "weed mini",
 }
+# A training is there while there is work for it: a child of the trainer with a session of its own.
+TRAINING, TRAINING_MARK = "training", "pipelines.sandboxed"
 CONFIG: dict[str, Any] = {
     # Everything that waits for a clock is quicker, so that a round sees the end of it. Shares hardly fade: they can be
     # compared with what the jobs say.
@@ -67,6 +71,7 @@ CONFIG: dict[str, Any] = {
     # Two, so that one can take over from the other while that one is frozen.
     "router": {"num_replicas": 2},
     "models": {"device": "cpu", "dtype": "float32", "num_threads": 2},
+    "training": {"checkpoint_s": 2},
 }
 
 
@@ -234,7 +239,15 @@ class DarkroomUnderTest:
             for part, mark in PARTS.items():
                 if mark in line:
                     found[part].append(process)
+        found[TRAINING] = [child for trainer in found["trainer"] for child in _trainings_of(trainer)]
         return found
+
+
+def _trainings_of(trainer: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [child for child in trainer.children() if TRAINING_MARK in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []  # gone meanwhile
 
 
 def _signal(pid: int, signum: signal.Signals) -> None:

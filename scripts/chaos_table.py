@@ -94,7 +94,7 @@ def write_json(
         "arguments": dict(arguments),
         **{
             name: sum(getattr(report, name) for report in reports)
-            for name in ("num_accepted", "num_pictures", "num_webhooks")
+            for name in ("num_accepted", "num_pictures", "num_webhooks", "num_trainings")
         },
         **{
             v: sum(report.count(v) for report in (*reports, *filter(None, [last])))

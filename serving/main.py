@@ -4,6 +4,7 @@ Needs a running Ray (RAY_ADDRESS) and set MongoDB and S3 addresses; `darkroom se
 """
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -29,9 +30,11 @@ from serving.replicas.engine import Engine
 from serving.replicas.frames import Frames
 from serving.replicas.moderator import Moderator
 from serving.replicas.router import Router
+from serving.replicas.trainer import Trainer
 from serving.telemetry import METRICS_DIR_ENV, configure_logging, get_logger
 from serving.tenancy.auth import KeyRing
 from serving.tenancy.tenants import Tenants
+from training.recipe import TRAINABLE
 
 log = get_logger("main")
 
@@ -43,6 +46,7 @@ MODERATOR_MAX_ONGOING = 128  # whole picture files; it looks at as many at a tim
 MODERATOR_MAX_QUEUED = 1_024  # of one caller; more than that is told to come again
 MODERATOR_GPUS = 0.1
 FRAMES_MAX_ONGOING = 1_024  # videos and uploads; it works on as many at a time as its settings say
+TRAINER_MAX_ONGOING = 1_024  # trainings and estimates; it works on as many at a time as its settings say
 # A replica that was killed is noticed at its next check: at most so late, instead of 10 s.
 HEALTH_PERIOD_S = 1.0
 GRACE_S = 5.0
@@ -58,7 +62,9 @@ def served_models(settings: Settings) -> dict[str, ModelSpec]:
 
 
 def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: float) -> serve.Application:
-    """Api over Router over one Engine per model, and beside them Frames over Moderator. `num_gpus`: of the cluster.
+    """Api over Router over one Engine per model, and beside them Trainer over Frames over Moderator.
+
+    `num_gpus`: of the cluster.
 
     Every call makes a new version: where one runs already, Serve replaces its replicas one after the other.
     """
@@ -102,6 +108,18 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         **watched,
         ray_actor_options=_actor_options(),
     ).bind(settings, moderator)
+    trainer = serve.deployment(
+        Trainer,
+        name="Trainer",
+        num_replicas=settings.training.num_replicas,
+        max_ongoing_requests=TRAINER_MAX_ONGOING,
+        max_queued_requests=TRAINER_MAX_ONGOING,
+        # Trainings go on in the new one where they were in the old one; both at once would share one device.
+        max_surge_percent=0,
+        graceful_shutdown_timeout_s=settings.jobs.drain_s,
+        **watched,
+        ray_actor_options=_actor_options(num_gpus=_trainer_share(settings, models, num_gpus)),
+    ).bind(settings, dict(models), frames)
     router = serve.deployment(
         Router,
         name="Router",
@@ -112,7 +130,7 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         graceful_shutdown_timeout_s=settings.jobs.drain_s + GRACE_S,
         **watched,
         ray_actor_options=_actor_options(),
-    ).bind(settings, engines, moderator, frames, new_generation())
+    ).bind(settings, engines, moderator, frames, trainer, new_generation())
     return serve.deployment(
         Api,
         name="Api",
@@ -123,7 +141,7 @@ def build(settings: Settings, models: Mapping[str, ModelSpec], *, num_gpus: floa
         graceful_shutdown_timeout_s=settings.api.sync_deadline_s + GRACE_S,
         **watched,
         ray_actor_options=_actor_options(),
-    ).bind(settings, dict(models), router, moderator, frames)
+    ).bind(settings, dict(models), router, moderator, frames, trainer)
 
 
 def _actor_options(*, num_cpus: float = LIGHT_CPUS, num_gpus: float = 0.0) -> dict[str, Any]:
@@ -139,6 +157,20 @@ def _moderator_share(settings: Settings, num_gpus: float) -> float:
     """The classifier that ships with us runs on a CPU; the others are small beside any model that makes pictures."""
     wants_gpu = settings.moderation.classifier == "transformers" and _is_on_gpu(settings.moderation.device, num_gpus)
     return MODERATOR_GPUS if wants_gpu else 0.0
+
+
+def _trainer_share(settings: Settings, models: Mapping[str, ModelSpec], num_gpus: float) -> float:
+    """As the model that it trains takes in an engine, or what the others leave. With none it is not left without:
+    Ray hides no GPU from whom it has given none."""
+    wanted = max(
+        (_engine_share(settings, spec, num_gpus) for spec in models.values() if spec.family in TRAINABLE), default=0.0
+    )
+    engines = sum(_engine_share(settings, spec, num_gpus) for spec in models.values())
+    # Of moderators there are twice as many while they are replaced.
+    left = num_gpus - engines - 2 * settings.moderation.num_replicas * _moderator_share(settings, num_gpus)
+    # However the others are spread, one GPU has at least the mean of what is left.
+    each = left / max(1.0, num_gpus) / settings.training.num_replicas
+    return max(0.0, min(wanted, math.floor(100 * each) / 100))
 
 
 def _is_on_gpu(device: Literal["auto", "cpu", "cuda"], num_gpus: float) -> bool:

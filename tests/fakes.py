@@ -81,6 +81,20 @@ class FakeBackend:
         return AdapterReport(num_layers=32, max_rank=8, components=("unet",), num_bytes=1_000_000)
 
 
+class LocalChecker:
+    """AdapterChecker over fake engines; what EngineChecker is over true ones."""
+
+    def __init__(self, backends: Mapping[str, FakeBackend]) -> None:
+        self._backends = backends
+        self.num_away = 0  # so many times nobody looks
+
+    async def check_adapter(self, model_id: str, file: StoredFile, *, timeout_s: float) -> AdapterReport:
+        if self.num_away:
+            self.num_away -= 1
+            raise Unavailable(f"No engine of {model_id} has looked at the adapter.", code="engine_lost")
+        return await self._backends[model_id].check_adapter(file)
+
+
 class FakeEngineLink:
     """An engine process as a backend reaches it: says `messages`, then raises `error` if there is one."""
 

@@ -160,8 +160,9 @@ def test_a_new_look_past_a_tenant_is_caught(source: str, found: tuple[str, str, 
     assert Crossing("new.py", *found) not in CROSSINGS
 
 
-@pytest.mark.parametrize("module", ["serving.replicas.api", "serving.replicas.router", "serving.replicas.frames"])
-def test_api_router_and_frames_start_without_torch_and_without_decoders(module: str) -> None:
+@pytest.mark.parametrize("name", ["api", "router", "frames", "trainer"])
+def test_api_router_frames_and_trainer_start_without_torch_and_without_decoders(name: str) -> None:
+    module = f"serving.replicas.{name}"
     script = f"import sys, {module}\nheavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -66,7 +66,7 @@ class LoraPart(Frozen):
     alpha: float | None = Field(None, gt=0, description="None: the rank, a scale of one.")
     targets: tuple[Target, ...] = Field(("attention",), min_length=1)
     text_encoder: bool = Field(False, description="Its attention too; then texts are encoded in every step.")
-    dora: bool = False
+    dora: bool = Field(False, description="Of the denoiser; a text encoder, if trained, has a plain LoRA.")
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
@@ -101,6 +101,7 @@ class LoopPart(Frozen):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU.")
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="Compile the denoiser's repeated blocks; on a GPU only.")
+    record: bool = Field(False, description="Record a step and play it again (CUDA graphs); on a GPU only.")
 
 
 class ValidationPart(Frozen):

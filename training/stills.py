@@ -1,6 +1,7 @@
 """Still: a picture that may be learned from, as it lies in a folder before anything was decided. Plain data."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from pipelines.request import Face, SourceKind
 
@@ -21,3 +22,8 @@ class Still:
     brightness: float | None = None  # 0–255
     faces: tuple[Face, ...] = ()
     is_nsfw: bool = False
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of dataclasses.asdict(), also after a way through JSON."""
+        return cls(**{**fields, "faces": tuple(Face(**face) for face in fields["faces"])})

@@ -13,7 +13,8 @@ from torch import nn
 
 from models.lora.adapter import Adapter, RowLoras
 from models.lora.cache import ByteLru
-from models.lora.stacks import Layout, LayoutKey, Module, Part, Stacks, window_of
+from models.lora.layout import Layout, LayoutKey, Module, Need
+from models.lora.stacks import Part, Stacks, window_of
 
 # Ranks are rounded up to this, so that batches of nearly equal ranks have one layout; a GPU wants rows of 16 bytes.
 RANK_STEP = {"cpu": 4, "cuda": 8}
@@ -68,13 +69,16 @@ class ComponentLoras:
         return self._stacks.num_bytes + self._packed.num_bytes
 
     def _own(self, row: RowLoras) -> RowLoras:
-        return tuple((adapter, scale) for adapter, scale in row if scale and self.name in adapter.components)
+        # At a scale of zero a LoRA does nothing, but a DoRA still sets lengths, as in peft.
+        return tuple(
+            (adapter, scale) for adapter, scale in row if (scale or adapter.is_dora) and self.name in adapter.components
+        )
 
     def _stacks_of(self, rows: tuple[RowLoras, ...]) -> Stacks:
         last = self._last  # once: another thread may forget it
         if last and last[0] == rows:
             return last[1]
-        layout = Layout(self.name, self._modules, self._ranks(rows), self._shared or {})
+        layout = Layout(self.name, self._modules, self._needs(rows), self._shared or {})
         window = window_of(rows)
         # In powers of two, so that rows may come and go without new memory.
         capacity = 1 << (window.num_stacks - 1).bit_length()
@@ -94,19 +98,22 @@ class ComponentLoras:
             self._packed.put(key, packed_S, packed_S.nbytes)
         return packed_S
 
-    def _ranks(self, rows: Sequence[RowLoras]) -> dict[str, int]:
-        """The rank that each module needs: the largest that a row's adapters add up to, rounded up."""
+    def _needs(self, rows: Sequence[RowLoras]) -> dict[str, Need]:
+        """Of each module: the largest rank that a row's adapters add up to, rounded up, and whether one is a DoRA."""
         ranks: dict[str, int] = {}
+        gained: set[str] = set()
         step = RANK_STEP[next(adapter.memory.device.type for row in rows for adapter, _ in row)]
         for row in set(rows):
             of_row: dict[str, int] = {}
             for adapter, _ in row:
                 for path, layer in adapter.components[self.name].items():
                     of_row[path] = of_row.get(path, 0) + layer.rank
+                    if layer.lengths is not None:
+                        gained.add(path)
             for path, rank in of_row.items():
                 ranks[path] = max(ranks.get(path, 0), -(-rank // step) * step)
-        # In the model's order: the same ranks are the same layout.
-        return {path: ranks[path] for path in self._modules if path in ranks}
+        # In the model's order: the same needs are the same layout.
+        return {path: Need(ranks[path], path in gained) for path in self._modules if path in ranks}
 
 
 class _InputWatch:

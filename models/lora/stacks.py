@@ -5,7 +5,7 @@ R rank of one module (the largest of all rows, zero-padded), G ranks of all modu
 h w height and width
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,78 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.lora.adapter import Adapter, RowLoras
-
-Module = nn.Linear | nn.Conv2d
-LayoutKey = Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one module's two matrices are in a stack, and its columns among those of the modules it shares with."""
-
-    module: Module
-    rank: int
-    down_start: int
-    num_columns: int  # G
-    first_column: int
-    up_start: int
-
-    def down(self, stacks_NS: torch.Tensor) -> torch.Tensor:
-        """[N, G, I]"""
-        num_inputs = self.module.weight[0].numel()
-        down_NS = stacks_NS[:, self.down_start : self.down_start + self.num_columns * num_inputs]
-        return down_NS.view(-1, self.num_columns, num_inputs)
-
-    def up(self, stacks_NS: torch.Tensor) -> torch.Tensor:
-        """[N, R, O]"""
-        num_outputs = self.module.weight.shape[0]
-        return stacks_NS[:, self.up_start : self.up_start + self.rank * num_outputs].view(-1, self.rank, num_outputs)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.first_column, self.first_column + self.rank)
-
-
-class Layout:
-    """Which modules are adapted at which rank, and hence where their matrices lie in a stack."""
-
-    def __init__(
-        self, component: str, modules: Mapping[str, Module], ranks: Mapping[str, int], shared: Mapping[str, str]
-    ) -> None:
-        self._component = component
-        self.key: LayoutKey = (tuple(ranks.items()), bool(shared))  # `shared` is learnt once
-        self.places: dict[str, Place] = {}
-        self.groups: dict[str, list[str]] = {}
-        for path in ranks:
-            is_linear = isinstance(modules[path], nn.Linear)
-            self.groups.setdefault(shared.get(path, path) if is_linear else path, []).append(path)
-        start = 0
-        for paths in self.groups.values():
-            num_columns = sum(ranks[path] for path in paths)
-            down_start, column = start, 0
-            start += num_columns * modules[paths[0]].weight[0].numel()
-            for path in paths:
-                self.places[path] = Place(modules[path], ranks[path], down_start, num_columns, column, start)
-                column += ranks[path]
-                start += ranks[path] * modules[path].weight.shape[0]
-        self.size = start
-
-    def pack(self, row: RowLoras, like: torch.Tensor) -> torch.Tensor:
-        """One row's stack, in the dtype and on the device of `like`; scales are folded into `up`."""
-        stack_1S = like.new_zeros(1, self.size)
-        for path, place in self.places.items():
-            down_GI, up_RO = place.down(stack_1S)[0], place.up(stack_1S)[0]
-            rank = 0
-            for adapter, scale in row:
-                if layer := adapter.components[self._component].get(path):
-                    down_GI[place.first_column + rank :][: layer.rank] = layer.down.flatten(1)
-                    torch.mul(layer.up.flatten(1).T, scale, out=up_RO[rank : rank + layer.rank])
-                    rank += layer.rank
-        for adapter, _ in row:
-            if adapter.memory.is_cuda:
-                # It belongs to the stream that copied it there, and must not be given away before we have read it.
-                adapter.memory.record_stream(torch.cuda.current_stream(adapter.memory.device))
-        return stack_1S[0]
+from models.lora.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +132,31 @@ class ConvPart:
         """Nothing is kept."""
 
 
-Part = LinearPart | ConvPart
+@dataclass(frozen=True, slots=True)
+class GainedPart:
+    """A part of whose rows some have a DoRA: that multiplies what the module itself gives, its bias apart."""
+
+    batch: Batch
+    part: LinearPart | ConvPart
+    gains_N2O: torch.Tensor  # how much more than one, and what that makes of the bias, taken off
+
+    def add(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        window = self.batch.window
+        excess_NO, shift_NO = self.gains_N2O[: window.num_stacks].unbind(1)
+        if isinstance(self.part, ConvPart):
+            out_NKOhw = out[window.start : window.stop].unflatten(0, (window.num_stacks, -1))
+            out_NKOhw.addcmul_(out_NKOhw, excess_NO[:, None, :, None, None]).add_(shift_NO[:, None, :, None, None])
+        else:
+            out_NTO = window.of(out)
+            out_NTO.addcmul_(out_NTO, excess_NO[:, None]).add_(shift_NO[:, None])
+        self.part.add(x, out)
+
+    def forget_input(self) -> None:
+        """Let go of the activations."""
+        self.part.forget_input()
+
+
+Part = LinearPart | ConvPart | GainedPart
 PackRow = Callable[[Layout, RowLoras, torch.Tensor], torch.Tensor]
 
 
@@ -222,11 +175,13 @@ class Stacks:
             shared = SharedDown(self._batch, down_NGI, num_users=len(paths))
             for path, place in zip(paths, places, strict=True):
                 up_NRO = place.up(self._memory_NS)
-                self.parts[path] = (
+                part = (
                     ConvPart(self._batch, place.module, down_NGI, up_NRO)
                     if isinstance(place.module, nn.Conv2d)
                     else LinearPart(self._batch, shared, place.columns, up_NRO)
                 )
+                gains = place.gains(self._memory_NS)
+                self.parts[path] = part if gains is None else GainedPart(self._batch, part, gains)
 
     @property
     def num_bytes(self) -> int:

@@ -6,15 +6,8 @@ from typing import Any
 
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, ZImageTransformer2DModel
 
+from models.sgm_names import OUTER_LAYERS, RESNET_LAYERS
 from models.spec import Family
-
-# Layers of a UNet's residual block as the original repositories name them.
-SGM_LAYERS = {
-    "conv1": "in_layers.2",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +34,12 @@ def _sgm(unet: UNet2DConditionModel, paths: Iterable[str]) -> Iterator[Original]
         for length in range(len(parts), 0, -1):
             if original := blocks.get(".".join(parts[:length])):
                 layer = ".".join(parts[length:])
-                yield Original(f"{original}.{SGM_LAYERS.get(layer, layer)}".rstrip("."), (path,))
+                yield Original(f"{original}.{RESNET_LAYERS.get(layer, layer)}".rstrip("."), (path,))
                 break
 
 
 def _sgm_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, str]]:
-    yield from (("conv_in", "input_blocks.0.0"), ("conv_out", "out.2"))
-    yield from (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"))
-    yield from (("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"))
+    yield from OUTER_LAYERS.items()
     index = 1
     for number, block in enumerate(unet.down_blocks):
         for layer in range(len(block.resnets)):

@@ -14,14 +14,13 @@ from torch import nn
 
 from models.adapter_keys import ENDINGS, Role
 from models.errors import AdapterError
+from models.lora_files.dora import measure_lengths
 from models.lora_files.names import Target, comparable, target_names
 from models.lora_files.weights import LoraLayer, LoraWeights
 from models.spec import Family
 
 SUFFIXES: dict[str, Role] = dict(ENDINGS)
 OTHER_KINDS = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "oft_": "OFT",
@@ -40,6 +39,10 @@ class _Entry:
     targets: tuple[Target, ...]
     tensors: dict[Role, torch.Tensor] = field(default_factory=dict)
     keys: dict[Role, str] = field(default_factory=dict)
+
+    @property
+    def component(self) -> str:
+        return self.targets[0].name.partition(".")[0]
 
 
 class _Refusals:
@@ -64,6 +67,7 @@ def read_lora(path: Path, pipeline: DiffusionPipeline, family: Family) -> LoraWe
     tensors, metadata = _read_tensors(path)
     refusals = _Refusals()
     entries = _match(tensors, target_names(pipeline, family), refusals)
+    _refuse_partial_doras(entries, metadata, refusals)
     refusals.raise_if_any()
     layers: dict[str, LoraLayer] = {}
     for entry in entries:
@@ -90,8 +94,6 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise AdapterError(f"The adapter's header is damaged: {METADATA_KEY} is not JSON ({error})") from error
     if not isinstance(metadata, dict):
         raise AdapterError(f"The adapter's header is damaged: {METADATA_KEY} is not an object")
-    if any(metadata.get(key) for key in metadata if key.endswith("use_dora")):
-        raise AdapterError("The adapter is a DoRA, which is not supported.")
     return tensors, metadata
 
 
@@ -122,22 +124,36 @@ def _match(tensors: dict[str, torch.Tensor], names: dict[str, tuple[Target, ...]
     return list(entries.values())
 
 
+def _refuse_partial_doras(entries: list[_Entry], metadata: dict[str, Any], refusals: _Refusals) -> None:
+    """A component is adapted by a DoRA or by a LoRA; where a magnitude is missing, nobody knows what was meant."""
+    doras = {entry.component for entry in entries if "magnitude" in entry.tensors}
+    for entry in entries:
+        is_dora = entry.component in doras or bool(metadata.get(f"{entry.component}.use_dora"))
+        if is_dora and "magnitude" not in entry.tensors:
+            refusals.add(next(iter(entry.keys.values())), "belongs to a DoRA, but has no magnitude")
+
+
 def _layers_of(entry: _Entry, metadata: dict[str, Any], refusals: _Refusals) -> list[tuple[str, LoraLayer]]:
     if problems := _problems(entry):
         for key, problem in problems.items():
             refusals.add(key, problem)
         return []
     down, up = entry.tensors["down"].float(), entry.tensors["up"].float()
+    magnitude = entry.tensors["magnitude"].float().flatten() if "magnitude" in entry.tensors else None
     layers = []
     for target in entry.targets:
         scale = _scale(entry, target, metadata)
         own_down, own_up = down, torch.cat([up[start:stop] for start, stop in target.outputs]) * scale
-        if len(entry.targets) > 1:
+        if len(entry.targets) > 1 and magnitude is None:
             # Fused matrices are often trained apart, as blocks on a diagonal: keep this module's block only.
             is_used = own_up.flatten(1).any(dim=0)
             own_down, own_up = down[is_used], own_up[:, is_used]
+        lengths = None
+        if magnitude is not None:
+            own_magnitude = torch.cat([magnitude[start:stop] for start, stop in target.outputs])
+            lengths = measure_lengths(own_magnitude, target.module, own_down, own_up)
         if own_down.shape[0]:
-            layers.append((target.name, _fit(own_down, own_up, target.module)))
+            layers.append((target.name, _fit(own_down, own_up, lengths, target.module)))
     return layers
 
 
@@ -161,7 +177,20 @@ def _problems(entry: _Entry) -> dict[str, str]:
         problems[entry.keys["up"]] = f"has shape {list(up.shape)}, but should have [{outputs}, {rank}]"
     if "alpha" in entry.tensors and entry.tensors["alpha"].numel() != 1:
         problems[entry.keys["alpha"]] = "is not one number"
+    if "magnitude" in entry.tensors and not _is_of_outputs(entry, outputs):
+        shape = list(entry.tensors["magnitude"].shape)
+        problems[entry.keys["magnitude"]] = (
+            f"has shape {shape}, but only a magnitude for each of {outputs} outputs is used"
+        )
     return problems
+
+
+def _is_of_outputs(entry: _Entry, outputs: int) -> bool:
+    """Whether magnitudes are the outputs'. LyCORIS also has a kind of the inputs', [1, in]: other mathematics."""
+    shape = entry.tensors["magnitude"].shape
+    # PEFT writes a convolution's as [1, out, 1, 1].
+    is_peft_convolution = "lora_magnitude_vector" in entry.keys["magnitude"] and len(shape) == 4 and shape[0] == 1
+    return _bare(shape[1:] if is_peft_convolution else shape) == _bare((outputs,))
 
 
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:
@@ -192,7 +221,9 @@ def _scale(entry: _Entry, target: Target, metadata: dict[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if metadata.get(f"{component}.use_rslora") else rank)
 
 
-def _fit(down: torch.Tensor, up: torch.Tensor, module: nn.Linear | nn.Conv2d) -> LoraLayer:
+def _fit(
+    down: torch.Tensor, up: torch.Tensor, lengths: torch.Tensor | None, module: nn.Linear | nn.Conv2d
+) -> LoraLayer:
     rank, outputs = down.shape[0], up.shape[0]
     tail = (1, 1) if isinstance(module, nn.Conv2d) else ()
-    return LoraLayer(down.reshape(rank, *module.weight.shape[1:]), up.reshape(outputs, rank, *tail))
+    return LoraLayer(down.reshape(rank, *module.weight.shape[1:]), up.reshape(outputs, rank, *tail), lengths)

@@ -11,10 +11,12 @@ class LoraLayer:
     """What is added to one module: up(down(x)), alpha already in `up`.
 
     Of a Linear, `down` is [rank, in] and `up` [out, rank]; of a Conv2d [rank, in, height, width] and [out, rank, 1, 1].
+    A DoRA has `lengths` [4, out] as well, in float32: see models.lora_files.dora.
     """
 
     down: torch.Tensor
     up: torch.Tensor
+    lengths: torch.Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -22,7 +24,7 @@ class LoraLayer:
 
     @property
     def num_bytes(self) -> int:
-        return self.down.nbytes + self.up.nbytes
+        return self.down.nbytes + self.up.nbytes + (0 if self.lengths is None else self.lengths.nbytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
 """Adapter: one published version, and how it is written down in MongoDB. Knows no storage."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models.adapters import AdapterFolder, AdapterManifest, manifest_from_fields, manifest_to_fields
+from models.adapters import NAME, NO_USER, AdapterFolder, AdapterManifest, manifest_from_fields, manifest_to_fields
 from pipelines.request import StoredFile
+from serving.errors import BadInput
 
 # importing → ready → deleting; a draft that is given up goes to deleting at once. Only what is ready can be seen.
 State = Literal["importing", "ready", "deleting"]
+IMPORT = "imp_"  # what the ids of imports begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,29 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An import under way: the right to publish these bytes under this name. Its version comes last."""
+    """An import or a publication under way: the right to publish something under this name. Its version comes last."""
 
     id: str  # of the document
     tenant: str
     name: str
-    job: str
+    job: str  # imp_…, or the id of the job that trained it
     created_at: float
+    user: str = NO_USER  # whose folder it will lie in
+    version: int = 0  # 0: none yet
+    fence: int = 0  # of the job's attempt at work, which grows; whoever was overtaken can write nothing more
+
+    @property
+    def is_import(self) -> bool:
+        """Then nobody else knows of it, and it is cleared away by age; what was trained is its job's to end."""
+        return self.job.startswith(IMPORT)
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def folder(self) -> AdapterFolder:
+        return AdapterFolder(tenant=self.tenant, job=self.job, version=self.version, user=self.user)
 
     @property
     def staged_prefix(self) -> str:
@@ -54,6 +73,15 @@ class Draft:
         return f"{self.staged_prefix}model.safetensors"
 
 
+def check_name(name: str, model_ids: Container[str]) -> None:
+    """Refuses what no adapter can be called."""
+    if not NAME.fullmatch(name):
+        raise BadInput(f"name {name[:80]!r} must be 1 to 64 of a–z, 0–9, - and _, the first no sign.", param="name")
+    if name in model_ids:
+        # Both stand in one list of models.
+        raise BadInput(f"name {name!r} is the id of a model.", param="name")
+
+
 def draft_to_document(draft: Draft) -> dict[str, Any]:
     state: State = "importing"
     return {
@@ -61,9 +89,12 @@ def draft_to_document(draft: Draft) -> dict[str, Any]:
         "tenant": draft.tenant,
         "name": draft.name,
         "job": draft.job,
+        "user": draft.user,
         "created_at": draft.created_at,
         "state": state,
-        "version": 0,
+        "version": draft.version,
+        "fence": draft.fence,
+        "uploads": [],  # that it was made from; each of them speaks of it
         "manifest": None,
     }
 
@@ -75,6 +106,9 @@ def draft_from_document(document: dict[str, Any]) -> Draft:
         name=document["name"],
         job=document["job"],
         created_at=document["created_at"],
+        user=document.get("user", NO_USER),
+        version=int(document["version"]),
+        fence=int(document.get("fence", 0)),
     )
 
 
@@ -86,8 +120,4 @@ def publication(manifest: AdapterManifest) -> dict[str, Any]:
 
 def adapter_from_document(document: dict[str, Any]) -> Adapter:
     """Raises KeyError or TypeError on a document this version does not understand."""
-    return Adapter(manifest_from_fields(document["manifest"]), folder_of(document))
-
-
-def folder_of(document: dict[str, Any]) -> AdapterFolder:
-    return AdapterFolder(tenant=document["tenant"], job=document["job"], version=int(document["version"]))
+    return Adapter(manifest_from_fields(document["manifest"]), draft_from_document(document).folder)

@@ -15,13 +15,13 @@ from typing import BinaryIO, Protocol
 
 from configs.settings import Settings
 from models.adapter_keys import Naming
-from models.adapters import CONTENT_TYPE, NAME, AdapterManifest, check_file, publish
+from models.adapters import CONTENT_TYPE, AdapterManifest, check_file, publish
 from models.blobs import BlobStore
 from models.catalog import get_model
 from models.errors import AdapterError, UnknownModel
 from models.spec import ModelSpec
 from pipelines.request import AdapterReport, StoredFile
-from serving.adapters.adapter import Adapter, Draft
+from serving.adapters.adapter import Adapter, Draft, check_name
 from serving.adapters.store import AdapterStore, in_store
 from serving.errors import BadInput, NotFound, TooLarge
 from serving.telemetry import get_logger
@@ -80,7 +80,7 @@ class AdapterImporter:
     async def run(self, tenant: str, offer: AdapterOffer, file: BinaryIO) -> tuple[Adapter, bool]:
         """The new version and True, or False and the one that these bytes already are under this name and model."""
         spec = self._base_model(offer)
-        self._check_name(offer.name)
+        check_name(offer.name, self._catalog)
         with TemporaryDirectory(prefix="darkroom-import-") as folder:
             with _bad_adapter_told():
                 received = await asyncio.to_thread(
@@ -131,16 +131,6 @@ class AdapterImporter:
         if spec.kind != "image":
             raise BadInput(f"{spec.id} makes {spec.kind}; adapters are for image models.", param="base_model")
         return spec
-
-    def _check_name(self, name: str) -> None:
-        if not NAME.fullmatch(name):
-            raise BadInput(
-                f"name {name[:80]!r} must be 1 to 64 of a–z, 0–9, - and _, the first no sign.",
-                param="name",
-            )
-        if name in self._catalog:
-            # Both stand in one list of models.
-            raise BadInput(f"name {name!r} is the id of a model.", param="name")
 
 
 def _receive(file: BinaryIO, path: Path, *, max_bytes: int) -> _Received:

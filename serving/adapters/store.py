@@ -8,22 +8,23 @@ meanwhile fails when its engine asks for the file; the pin keeps it from quietly
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from models.adapters import AdapterFolder, AdapterManifest, ensure_kohya, parse_reference, remove
+from models.adapters import AdapterFolder, AdapterManifest, ensure_kohya, manifest_from_fields, parse_reference, remove
 from models.blobs import BlobStore
 from models.errors import BlobError
 from serving.adapters.adapter import (
+    IMPORT,
     Adapter,
     Draft,
     State,
     adapter_from_document,
     draft_from_document,
     draft_to_document,
-    folder_of,
     publication,
 )
 from serving.errors import Conflict, NotFound, Unavailable
@@ -41,12 +42,21 @@ SWEEP_LIMIT = 100
 READY: State = "ready"
 
 
+class UploadNotes(Protocol):
+    """Where uploads are told what was made from them; UploadUses is one. Both may be repeated."""
+
+    async def note_adapter(self, tenant: str, upload_id: str, reference: str) -> None: ...
+
+    async def drop_adapter(self, tenant: str, upload_id: str, reference: str) -> None: ...
+
+
 class AdapterStore:
     """The adapters and adapter_names collections, and the objects that they speak of."""
 
-    def __init__(self, mongo: Mongo, blobs: BlobStore) -> None:
+    def __init__(self, mongo: Mongo, blobs: BlobStore, notes: UploadNotes) -> None:
         self._mongo = mongo
         self._blobs = blobs
+        self._notes = notes
 
     async def resolve(self, tenant: str, reference: str) -> Adapter:
         """The version that `name@version` names, or the latest of `name`. Raises NotFound."""
@@ -81,19 +91,23 @@ class AdapterStore:
         documents = await self._adapters(tenant).find(query, sort=[("created_at", -1)], limit=2 * MAX_VERSIONS)
         return [adapter_from_document(document) for document in documents]
 
+    async def check_room(self, tenant: str) -> None:
+        """Conflict where a tenant has as many versions as it may."""
+        if await self._adapters(tenant).count({"state": READY}) >= MAX_VERSIONS:
+            raise Conflict(f"There are {MAX_VERSIONS} versions already; delete some.", code="too_many_adapters")
+
     async def begin(self, tenant: str, *, name: str, base_model: str, sha256: str) -> Draft | Adapter:
         """The right to publish these bytes, or the version that they already are. Conflict while another has it."""
         await self.sweep(tenant)
+        await self.check_room(tenant)
         adapters = self._adapters(tenant)
-        if await adapters.count({"state": READY}) >= MAX_VERSIONS:
-            raise Conflict(f"There are {MAX_VERSIONS} versions already; delete some.", code="too_many_adapters")
         now = time.time()
         draft = Draft(
             # The content is the id: the same bytes cannot be published twice at once.
             id=f"{tenant}/{name}/{base_model}/{sha256}",
             tenant=tenant,
             name=name,
-            job=f"imp_{int(now * 1000):012x}{secrets.token_hex(8)}",
+            job=f"{IMPORT}{int(now * 1000):012x}{secrets.token_hex(8)}",
             created_at=now,
         )
         try:
@@ -107,11 +121,45 @@ class AdapterStore:
             return adapter_from_document(present)
         return draft
 
-    async def number(self, draft: Draft) -> AdapterFolder:
-        """The next version of the name, which no version ever had, and the folder for it."""
-        version = await self._next_version(draft.tenant, draft.name)
-        await self._change(draft, {"version": version})
-        return AdapterFolder(tenant=draft.tenant, job=draft.job, version=version)
+    async def begin_trained(
+        self, tenant: str, *, user: str, name: str, base_model: str, job: str, fence: int
+    ) -> Draft | Adapter:
+        """The right of a job to publish its one version, or that version, once it is there.
+
+        A later attempt takes over what an earlier one had begun. Unavailable for one that was overtaken itself.
+        """
+        await self.sweep(tenant)
+        id = _trained_id(tenant, name, base_model, job)
+        draft = Draft(id=id, tenant=tenant, name=name, job=job, created_at=time.time(), user=user, fence=fence)
+        adapters = self._adapters(tenant)
+        try:
+            await adapters.insert(draft_to_document(draft))
+        except Conflict as error:
+            begun: Document = {"_id": id, "state": "importing", "fence": {"$lte": fence}}
+            if (mine := await adapters.find_one_and_update(begun, {"$set": {"fence": fence}})) is not None:
+                return draft_from_document(mine)
+            if (present := await adapters.find_one({"_id": id, "state": READY})) is not None:
+                return adapter_from_document(present)
+            raise Unavailable("Another attempt publishes it, or it is being deleted.", code="adapter_busy") from error
+        return draft
+
+    async def end_trained(self, tenant: str, *, name: str, base_model: str, job: str) -> bool:
+        """Nothing more comes of that job: what it had begun to publish goes. True where it had published by then."""
+        adapters, id = self._adapters(tenant), _trained_id(tenant, name, base_model, job)
+        await self._end(tenant, {"_id": id, "state": "importing"})
+        return await adapters.find_one({"_id": id, "state": READY}) is not None
+
+    async def number(self, draft: Draft, *, uploads: Sequence[str] = ()) -> AdapterFolder:
+        """The next version of the name, which no version ever had, and the folder for it.
+
+        Each of the uploads that it is made from is told. A draft that has its number keeps it.
+        """
+        if not draft.version:
+            draft = replace(draft, version=await self._next_version(draft.tenant, draft.name))
+            await self._change(draft, {"version": draft.version, "uploads": list(uploads)})
+        for upload_id in uploads:
+            await self._notes.note_adapter(draft.tenant, upload_id, draft.reference)
+        return draft.folder
 
     async def finish(self, draft: Draft, manifest: AdapterManifest) -> Adapter:
         """The commit: from here on the version exists, and is the latest if no higher one does."""
@@ -139,7 +187,8 @@ class AdapterStore:
         unfinished: Document = {"state": {"$in": ["deleting", "importing"]}}
         documents = await self._adapters(tenant).find(unfinished, sort=[("created_at", 1)], limit=SWEEP_LIMIT)
         for document in documents:
-            if document["state"] == "deleting" or document["created_at"] < time.time() - STALE_S:
+            is_stale = draft_from_document(document).is_import and document["created_at"] < time.time() - STALE_S
+            if document["state"] == "deleting" or is_stale:
                 await self._end(tenant, {key: document[key] for key in ("_id", "job", "state")})
 
     async def kohya_key(self, adapter: Adapter) -> str:
@@ -168,11 +217,17 @@ class AdapterStore:
         document = await adapters.find_one_and_update(query, {"$set": {"state": "deleting"}})
         if document is None:
             return  # somebody else was quicker
-        folder = folder_of(document)
-        if folder.version:
-            await in_store(remove, self._blobs, folder)
-        if document["manifest"] is None:
-            await in_store(self._blobs.delete_prefix, draft_from_document(document).staged_prefix)
+        draft = draft_from_document(document)
+        if draft.version:
+            await in_store(remove, self._blobs, draft.folder)
+        if document["manifest"] is not None:
+            lineage = manifest_from_fields(document["manifest"]).lineage
+            if lineage is not None:
+                await in_store(self._blobs.delete_prefix, lineage.dataset_prefix)
+        elif draft.is_import:
+            await in_store(self._blobs.delete_prefix, draft.staged_prefix)
+        for upload_id in document.get("uploads", ()):
+            await self._notes.drop_adapter(tenant, upload_id, draft.reference)
         await adapters.delete_one({"_id": document["_id"], "job": document["job"]})
 
     async def _next_version(self, tenant: str, name: str) -> int:
@@ -191,14 +246,19 @@ class AdapterStore:
         return int(document["last_version"])
 
     async def _change(self, draft: Draft, changes: dict[str, Any]) -> Document:
-        mine: Document = {"_id": draft.id, "job": draft.job, "state": "importing"}
+        mine: Document = {"_id": draft.id, "job": draft.job, "state": "importing", "fence": draft.fence}
         document = await self._adapters(draft.tenant).find_one_and_update(mine, {"$set": changes})
         if document is None:
-            raise Conflict("The import took too long and was given up.", code="import_given_up")
+            raise Conflict("It took too long and was given up.", code="import_given_up")
         return document
 
     def _adapters(self, tenant: str) -> Collection:
         return self._mongo.of_tenant("adapters", tenant)
+
+
+def _trained_id(tenant: str, name: str, base_model: str, job: str) -> str:
+    """The job is the id: it publishes once, however often it is tried."""
+    return f"{tenant}/{name}/{base_model}/{job}"
 
 
 def adapter_not_found(reference: str, *, param: str = "name") -> NotFound:

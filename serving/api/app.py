@@ -22,9 +22,11 @@ from serving.api import (
     health,
     images,
     jobs,
+    legacy_loras,
     loras,
     models,
     moderations,
+    trainings,
     uploads,
     webhooks,
 )
@@ -44,9 +46,11 @@ ROUTERS = (
     edits.router,
     generations.router,
     frames.router,
+    trainings.router,
     jobs.router,
     events.router,
     loras.router,
+    legacy_loras.router,
     uploads.router,
     webhooks.router,
     models.router,
@@ -54,7 +58,7 @@ ROUTERS = (
     admin.router,
     health.router,
 )
-MAKE_JOBS = (images.router, edits.router, generations.router, frames.router)
+MAKE_JOBS = (images.router, edits.router, generations.router, frames.router, trainings.router)
 
 
 def build_app(services: Services) -> ASGIApp:

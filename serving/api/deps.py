@@ -15,8 +15,10 @@ from models.spec import ModelSpec
 from pipelines.request import AdapterReport, StoredFile
 from serving.adapters.store import AdapterStore
 from serving.api.hang_ups import HangUps
+from serving.backends.training import TrainingLink
 from serving.draining import Board
 from serving.errors import Forbidden, Unavailable
+from serving.jobs.admission import Admission
 from serving.jobs.eta import Forecast
 from serving.jobs.feed import News
 from serving.jobs.idempotency import IdempotencyKeys
@@ -77,6 +79,7 @@ class Services:
     tenants: Tenants
     store: JobStore
     adapters: AdapterStore
+    admission: Admission
     submission: Submission
     router: RouterLink
     idempotency: IdempotencyKeys
@@ -86,6 +89,7 @@ class Services:
     webhooks: Webhooks
     moderator: ModeratorLink
     moderation: Moderation
+    trainer: TrainingLink
     uploads: Uploads
     outbound: Outbound
     hang_ups: HangUps = field(default_factory=HangUps)

@@ -1,7 +1,9 @@
 """/v1/loras: import, list, download and delete adapters. Another tenant's adapter is as unknown as none at all."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Annotated, BinaryIO
@@ -53,7 +55,8 @@ Version = Annotated[int, Path(ge=1, le=999_999_999)]
 async def list_loras(services: ServicesDep, caller: CurrentCaller) -> LoraList:
     """All adapters with all their versions, by name."""
     versions = sorted(await services.adapters.versions(caller.tenant), key=attrgetter("name"))
-    return LoraList(data=[lora_body(list(group)) for _, group in groupby(versions, key=attrgetter("name"))])
+    sign = _signer(services)
+    return LoraList(data=[lora_body(list(group), sign) for _, group in groupby(versions, key=attrgetter("name"))])
 
 
 @router.post("/import", status_code=201, responses={200: {"model": LoraVersionBody}})
@@ -85,7 +88,7 @@ async def import_lora(
         await services.idempotency.reserve(caller.tenant, key, fingerprint=fingerprint, new_id=adapter.reference)
     if not is_new:
         response.status_code = 200
-    return version_body(adapter)
+    return version_body(adapter, _signer(services))
 
 
 @router.get("/{name}")
@@ -93,7 +96,7 @@ async def get_lora(services: ServicesDep, caller: CurrentCaller, name: str) -> L
     versions = await services.adapters.versions(caller.tenant, name)
     if not versions:
         raise adapter_not_found(name)
-    return lora_body(versions)
+    return lora_body(versions, _signer(services))
 
 
 @router.get("/{name}/versions/{version}/download", status_code=307, response_class=RedirectResponse)
@@ -126,6 +129,10 @@ async def delete_lora(services: ServicesDep, caller: CurrentCaller, name: str) -
 async def delete_lora_version(services: ServicesDep, caller: CurrentCaller, name: str, version: Version) -> Deleted:
     await services.adapters.delete(caller.tenant, name, version)
     return Deleted(id=f"{name}@{version}")
+
+
+def _signer(services: Services) -> Callable[[str], str]:
+    return partial(services.blobs.presign_get, expiry_s=services.settings.s3.url_expiry_s)
 
 
 async def _key_of(services: Services, adapter: Adapter, wanted: LoraFormat | None) -> str:

@@ -7,10 +7,12 @@ from models.blobs import BlobStore
 from models.spec import ModelSpec
 from serving.adapters.store import AdapterStore
 from serving.api.deps import RouterLink, Services
+from serving.backends.training import TrainingLink
 from serving.draining import Board
 from serving.jobs.admission import Admission
 from serving.jobs.eta import Forecast
 from serving.jobs.idempotency import IdempotencyKeys
+from serving.jobs.lora_sources import TrainingSources
 from serving.jobs.queue_room import QueueRoom
 from serving.jobs.second_chances import SecondChances
 from serving.jobs.store import JobStore
@@ -24,6 +26,7 @@ from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
 from serving.uploads.inspecting import FramesLink
 from serving.uploads.uploads import Uploads
+from serving.uploads.uses import UploadUses
 from serving.webhooks.work import Webhooks
 
 
@@ -38,16 +41,18 @@ def make_services(
     outbound: Outbound,
     moderator: ModeratorLink,
     frames: FramesLink,
+    trainer: TrainingLink,
 ) -> Services:
     """All services, wired."""
     tenants = Tenants(mongo)
-    adapters = AdapterStore(mongo, blobs)
+    adapters = AdapterStore(mongo, blobs, UploadUses.over(mongo, store))
     idempotency = IdempotencyKeys(mongo, keep_s=settings.api.idempotency_keep_s)
     policies = TenantPolicies(tenants, settings)
     moderation = Moderation(moderator, policies, timeout_s=settings.moderation.timeout_s)
     uploads = Uploads(mongo, blobs, store, frames, moderation, policies, settings)
     room = QueueRoom(store, settings.jobs)
-    admission = Admission(adapters, uploads, room, policies, moderation, outbound, catalog, settings)
+    sources = TrainingSources(uploads, store, blobs)
+    admission = Admission(adapters, uploads, sources, room, policies, moderation, outbound, catalog, settings)
     return Services(
         settings=settings,
         catalog=catalog,
@@ -57,6 +62,7 @@ def make_services(
         tenants=tenants,
         store=store,
         adapters=adapters,
+        admission=admission,
         submission=Submission(store, blobs, uploads, idempotency, admission, settings.jobs),
         router=router,
         idempotency=idempotency,
@@ -66,6 +72,7 @@ def make_services(
         webhooks=Webhooks.over(mongo, outbound, settings.webhooks),
         moderator=moderator,
         moderation=moderation,
+        trainer=trainer,
         uploads=uploads,
         outbound=outbound,
     )

@@ -45,12 +45,17 @@ async def follow(services: Services, job: Job, *, timeout_s: float) -> AsyncGene
         latest = await _look(services, job) or latest
     pause_s = FIRST_PAUSE_S
     while not await _is_decided(services, latest) and (left_s := deadline - time.monotonic()) > 0:
-        if latest.step != job.step:
-            yield Progress(latest.step, latest.steps)
+        if standing_of(latest) != standing_of(job):
+            yield standing_of(latest)
         await asyncio.sleep(min(pause_s, left_s))
         pause_s = min(LONGEST_PAUSE_S, pause_s * PAUSE_GROWTH)
         job, latest = latest, await _look(services, job) or latest
     yield latest
+
+
+def standing_of(job: Job) -> Progress:
+    """How far a job is by its record."""
+    return Progress(job.step, job.steps, share=job.progress / 100, stage=job.stage, loss=job.loss, eta_s=job.told_eta_s)
 
 
 async def _is_decided(services: Services, job: Job) -> bool:

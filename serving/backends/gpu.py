@@ -1,6 +1,6 @@
 """Our own engines as a backend. Knows no Ray: a Router hands in what calls the engine replica."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -42,6 +42,19 @@ def read_report(answer: AdapterReport | EngineFailure) -> AdapterReport:
     if answer.code == AdapterError.code:
         raise AdapterError(answer.message)
     raise Unavailable(answer.message, code=answer.code)
+
+
+class EngineChecker:
+    """serving.adapters.importing.AdapterChecker: asks the engine of the model in question."""
+
+    def __init__(self, engines: Mapping[str, EngineLink]) -> None:
+        self._engines = engines
+
+    async def check_adapter(self, model_id: str, file: StoredFile, *, timeout_s: float) -> AdapterReport:
+        try:
+            return read_report(await self._engines[model_id].check_adapter(file, timeout_s=timeout_s))
+        except BackendLost as error:
+            raise Unavailable(f"No engine of {model_id} has looked at the adapter.", code="engine_lost") from error
 
 
 def _as_error(failure: EngineFailure) -> ModelError:

@@ -15,6 +15,7 @@ from serving.cli.picture_commands import pictures_app
 from serving.cli.render import say, show_table, when
 from serving.cli.serve import build_settings, first_picture
 from serving.cli.tenants import tenants_app
+from serving.cli.trainings import trainings_app
 from serving.cli.upload_commands import uploads_app
 from serving.embedded import supervisor
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 keys_app = typer.Typer(no_args_is_help=True, help="API keys (needs an admin key).")
 app.add_typer(pictures_app)  # without a name: its commands are ours
 app.add_typer(frames_app)
+app.add_typer(trainings_app)
 app.add_typer(jobs_app)
 app.add_typer(moderation_app)
 app.add_typer(uploads_app, name="uploads")

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,32 +13,16 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from configs.settings import Settings, SettingsError, load_settings
+from serving.cli.errors import ClientError as ClientError
+from serving.cli.errors import Lost as Lost
+from serving.cli.errors import Refused as Refused
+from serving.cli.errors import Unreachable as Unreachable
 
 REQUEST_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 UPLOAD_TIMEOUT_S = 300.0  # the server answers after an engine has looked at the file
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 NO_KEY_HELP = "Pass --key or set DARKROOM_API_KEY; on the server's own machine the key is in {path}."
-
-
-class ClientError(Exception):
-    """What the user is told, in full; the command then ends with exit code 1."""
-
-
-class Unreachable(ClientError):
-    """Nobody answered: refused, cut off, or too slow."""
-
-
-class Lost(Unreachable):
-    """Cut off or too slow after we had connected: the server may have taken the request."""
-
-
-class Refused(ClientError):
-    """The server answered with an error."""
-
-    def __init__(self, message: str, *, status: int, code: str | None, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +91,10 @@ class Client:
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         return self._call("GET", path, params=params)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return self._call("POST", path, body=body)
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, Any]:
+        return self._accept(self._send("POST", path, body=body, timeout_s=timeout_s))
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._call("PATCH", path, body=body)
@@ -127,6 +113,20 @@ class Client:
         except OSError as error:
             raise ClientError(f"The file cannot be read: {error}.") from error
         return self._accept(reply)
+
+    @contextmanager
+    def lines(self, path: str, *, silence_s: float) -> Iterator[Iterator[str]]:
+        """An answer that is read as it comes, such as a stream of events, with no more than `silence_s` between."""
+        url, key = self.connection.url + path, self.connection.key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            with self.connect_to(url, timeout_s=silence_s) as http, http.stream("GET", url, headers=headers) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    raise self._refusal(reply)
+                yield reply.iter_lines()
+        except httpx.HTTPError as error:
+            raise Unreachable(f"The connection to {self.connection.url} broke ({error}).") from error
 
     def locate(self, path: str, **params: str | None) -> str:
         """Where the server sends us for a file: a pre-signed URL."""

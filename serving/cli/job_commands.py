@@ -78,7 +78,8 @@ def failure_of(job: dict[str, Any]) -> tuple[str, str]:
 
 
 def _job_row(job: dict[str, Any]) -> tuple[object, ...]:
-    prompt = str((job.get("request") or {}).get("prompt", ""))
+    request = job.get("request") or {}
+    prompt = str(request.get("prompt") or request.get("trigger") or "")
     return (
         job["id"],
         describe(job),
@@ -98,16 +99,18 @@ def _failed_row(job: dict[str, Any]) -> tuple[object, ...]:
 
 def _job_fields(job: dict[str, Any]) -> dict[str, object]:
     """The job flattened to what a person asks about; the request's own fields follow."""
-    images = (job.get("result") or {}).get("images", [])
-    names = ("id", "kind", "status", "progress", "queue_position", "eta_s")
+    result = job.get("result") or {}
+    names = ("id", "kind", "status", "progress", "stage", "loss", "queue_position", "eta_s")
     fields: dict[str, object] = {name: job.get(name) for name in names}
     fields |= {name: when(job.get(name)) for name in ("created_at", "started_at", "finished_at", "expires_at")}
     fields |= {name: job.get(name) for name in ("attempts", "priority", "model", "backend", "webhook_url")}
     fields["error"] = ": ".join(part for part in failure_of(job) if part)
     for attempt in job.get("history") or ():
         fields[f"attempt.{attempt['number']}"] = f"{attempt['code']}: {attempt['message']}"
-    fields |= {f"request.{name}": value for name, value in (job.get("request") or {}).items()}
-    fields |= {f"image.{number}": image.get("url") for number, image in enumerate(images, 1)}
+    request = {name: value for name, value in (job.get("request") or {}).items() if name != "recipe_values"}
+    fields |= {f"request.{name}": value for name, value in request.items()}
+    fields |= {f"image.{number}": image.get("url") for number, image in enumerate(result.get("images", ()), 1)}
+    fields["adapter"] = result.get("adapter")
     return fields
 
 

@@ -53,7 +53,10 @@ def show_lora(ctx: typer.Context, reference: Reference, url: Url = None, key: Ke
     fields = {name: value for name, value in version.items() if name not in {"object", "lineage", "metadata"}}
     fields["created_at"] = when(version["created_at"])
     fields["components"] = " ".join(version["components"])
-    fields |= {f"lineage.{name}": value for name, value in version["lineage"].items()}
+    lineage = dict(version["lineage"])
+    uploads = lineage.pop("uploads", None) or []
+    fields |= {f"lineage.{name}": value for name, value in lineage.items()}
+    fields |= {f"lineage.upload.{upload['id']}": _times(upload) for upload in uploads}
     show_fields(fields | {f"metadata.{name}": value for name, value in version["metadata"].items()})
 
 
@@ -110,6 +113,12 @@ def parse_lora(text: str) -> dict[str, Any]:
     if not name or not math.isfinite(number):
         raise typer.BadParameter(f"{text!r} is not NAME[@V][:SCALE], such as style@2:0.8", param_hint="--lora")
     return {"name": name, "scale": number}
+
+
+def _times(upload: dict[str, Any]) -> str:
+    """What it is, and which moments of it were learned from."""
+    times = " ".join(f"{time_s:.2f}" for time_s in upload["times_s"])
+    return f"{upload['kind']}, stills at {times} s" if times else str(upload["kind"])
 
 
 def _find(client: Client, reference: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from serving.cli.client import Client, ClientError, Lost, Refused, Unreachable
 
@@ -110,13 +110,26 @@ def _collect(
     return [keep(client, image, out, f"{stem}-{image['seed']}") for image in result["images"]]
 
 
+class Follow(Protocol):
+    """A way to a job's end; follow() and follow_closely() are two."""
+
+    def __call__(
+        self, client: Client, job: Mapping[str, Any], /, *, timeout_s: float, watch: JobWatcher
+    ) -> Mapping[str, Any]: ...
+
+
 def await_result(
-    client: Client, accepted: Mapping[str, Any], *, timeout_s: float, watch: JobWatcher
+    client: Client,
+    accepted: Mapping[str, Any],
+    *,
+    timeout_s: float,
+    watch: JobWatcher,
+    by: Follow | None = None,
 ) -> Mapping[str, Any]:
     """What came of the job. Raises JobFailed, and StillRunning when we leave before its end."""
     job_id = str(accepted["id"])
     try:
-        job = follow(client, accepted, timeout_s=timeout_s, watch=watch)
+        job = (by or follow)(client, accepted, timeout_s=timeout_s, watch=watch)
     except KeyboardInterrupt as interrupt:
         raise StillRunning(job_id, "Stopped waiting.") from interrupt
     if job["status"] != "succeeded":
@@ -143,7 +156,7 @@ def follow(client: Client, job: Mapping[str, Any], *, timeout_s: float, watch: J
         try:
             job = client.get(f"/v1/jobs/{job_id}")
         except (Unreachable, Refused) as error:
-            if not _may_pass(error) or time.monotonic() - last_seen > LOST_S:
+            if not may_pass(error) or time.monotonic() - last_seen > LOST_S:
                 raise StillRunning(job_id, str(error)) from error
             continue
         last_seen = time.monotonic()
@@ -151,7 +164,8 @@ def follow(client: Client, job: Mapping[str, Any], *, timeout_s: float, watch: J
     return job
 
 
-def _may_pass(error: Unreachable | Refused) -> bool:
+def may_pass(error: Unreachable | Refused) -> bool:
+    """Whether the server may be back in a moment, and with it the job."""
     # While a server restarts its proxy answers 404 without our error body, and 5xx: neither is a verdict on the job.
     if isinstance(error, Unreachable):
         return True

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from serving.cli.client import ClientError, segment
+from serving.cli.client import segment
 from serving.cli.options import Key, Url, connect, tells_errors
 from serving.cli.render import job_progress, say, show_fields, show_table, when
-from serving.cli.uploads import CONTENT_TYPES, Purpose, upload
+from serving.cli.uploads import purpose_of, upload
 
 uploads_app = typer.Typer(no_args_is_help=True, help="Pictures and videos that something is made of.")
 
@@ -26,7 +26,7 @@ def add_upload(
 ) -> None:
     """Send a file and have it checked; prints its id. A large one goes in parts, and only what is missing again."""
     with connect(ctx, url, key) as client, job_progress() as watch:
-        upload_id = upload(client, file, _purpose_of(file), watch=watch)
+        upload_id = upload(client, file, purpose_of(file), watch=watch)
     typer.echo(upload_id)
 
 
@@ -70,15 +70,6 @@ def delete_upload(ctx: typer.Context, upload_id: UploadId, url: Url = None, key:
         told = client.delete(f"/v1/uploads/{segment(upload_id)}")
     show_table(("kind", "id"), [(d["kind"], d["id"]) for d in told["derived"]], empty="Nothing was made from it.")
     say(f"{upload_id} is deleted.")
-
-
-def _purpose_of(file: Path) -> Purpose:
-    content_type = CONTENT_TYPES.get(file.suffix.lower(), "")
-    if content_type.startswith("image/"):
-        return "image"
-    if content_type.startswith("video/"):
-        return "video"
-    raise ClientError(f"{file.name} has no ending that says what it is; known are {', '.join(CONTENT_TYPES)}.")
 
 
 def _size(media: dict[str, Any] | None) -> str:

@@ -68,6 +68,16 @@ def upload(client: Client, path: Path, purpose: Purpose, *, watch: Watch) -> str
     return str(_completed(client, str(announced["id"]))["id"])
 
 
+def purpose_of(file: Path) -> Purpose:
+    """What its ending says that it is."""
+    content_type = CONTENT_TYPES.get(file.suffix.lower(), "")
+    if content_type.startswith("image/"):
+        return "image"
+    if content_type.startswith("video/"):
+        return "video"
+    raise ClientError(f"{file.name} has no ending that says what it is; known are {', '.join(CONTENT_TYPES)}.")
+
+
 def _send(client: Client, announced: Mapping[str, Any], path: Path, watch: Watch) -> None:
     """All that has not arrived yet; after a failure only the rest of it, to fresh addresses."""
     latest = announced

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from configs.settings import Settings
+from models.catalog import load_catalog
 from models.spec import ModelSpec
-from pipelines.request import JobRequest
+from pipelines.request import JobRequest, TrainingRequest
+from serving.adapters.adapter import check_name
 from serving.adapters.store import AdapterStore
 from serving.errors import BadInput, Forbidden
 from serving.jobs.frames_wish import FramesWish, resolve_frames
 from serving.jobs.inputs import EditWish
 from serving.jobs.job import Kind
+from serving.jobs.lora_sources import TrainingSources
+from serving.jobs.lora_wish import TrainingWish, check_sources, choose_base, resolve_training, trainable_models
 from serving.jobs.queue_room import QueueRoom
 from serving.jobs.wish import MAX_LORAS, ImageWish, Wish, resolve_image
 from serving.moderation.moderation import Moderation
@@ -20,7 +24,7 @@ from serving.tenancy.policies import TenantPolicies
 from serving.uploads.uploads import Uploads
 from serving.webhooks.endpoints import check_webhook_url
 
-AnyWish = ImageWish | FramesWish
+AnyWish = ImageWish | FramesWish | TrainingWish
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Admission:
         self,
         adapters: AdapterStore,
         uploads: Uploads,
+        sources: TrainingSources,
         room: QueueRoom,
         policies: TenantPolicies,
         moderation: Moderation,
@@ -48,16 +53,24 @@ class Admission:
     ) -> None:
         self._adapters = adapters
         self._uploads = uploads
+        self._sources = sources
         self._room = room
         self._policies = policies
         self._moderation = moderation
         self._outbound = outbound
         self._catalog = catalog
+        self._trainable = trainable_models(catalog, load_catalog(), settings.training)
         self._settings = settings
 
     async def admit(self, caller: Caller, wish: AnyWish) -> Admitted:
         """What is to be made. BadInput, ModerationBlocked, NotFound, Conflict, Forbidden or TooManyRequests."""
-        admitted = await (self._frames(caller, wish) if isinstance(wish, FramesWish) else self._image(caller, wish))
+        match wish:
+            case FramesWish():
+                admitted = await self._frames(caller, wish)
+            case TrainingWish():
+                admitted = await self._training(caller, wish)
+            case ImageWish():
+                admitted = await self._image(caller, wish)
         await self.make_room(caller.tenant)  # last, for it counts the job as accepted
         return admitted
 
@@ -91,6 +104,27 @@ class Admission:
         )
         await self._check_terms(caller, wish)
         return Admitted("frames", request)
+
+    async def training_request(self, tenant: str, wish: TrainingWish) -> TrainingRequest:
+        """What would be trained. BadInput, NotFound or Conflict."""
+        check_name(wish.name, self._catalog)
+        check_sources(wish, max_uploads=self._settings.training.max_uploads)
+        earlier = None if wish.from_job is None else await self._sources.earlier(tenant, wish.from_job)
+        default = self._settings.default_image_model if earlier is None else earlier.base_model
+        spec = choose_base(default if wish.base_model is None else wish.base_model, self._trainable, self._catalog)
+        sources = await self._sources.uploads(tenant, wish.upload_ids)
+        return resolve_training(wish, spec, self._settings.training, sources=sources, earlier=earlier)
+
+    async def _training(self, caller: Caller, wish: TrainingWish) -> Admitted:
+        """Uploads were looked at when they came in, stills are when they are taken; words are here."""
+        request = await self.training_request(caller.tenant, wish)
+        await self._adapters.check_room(caller.tenant)  # now, for hours later it would be a pity
+        await self._check_terms(caller, wish)
+        is_lenient = wish.moderation == "low"
+        await self._moderation.check_prompt(caller.tenant, request.trigger, is_lenient=is_lenient, param="trigger")
+        for _, text in request.captions:
+            await self._moderation.check_prompt(caller.tenant, text, is_lenient=is_lenient, param="captions")
+        return Admitted("lora", request)
 
     async def _check_terms(self, caller: Caller, wish: Wish) -> None:
         """What any job may ask for: how long it waits, before whom, and who is told."""

@@ -13,7 +13,8 @@ from typing import Protocol
 from configs.settings import JobSettings
 from models.blobs import BlobStore
 from models.errors import BlobError
-from serving.errors import AppError
+from serving.adapters.store import AdapterStore
+from serving.errors import AppError, Unavailable
 from serving.jobs.chores import Chores
 from serving.jobs.job import Job, input_prefix
 from serving.jobs.retention import Clearing, clearing_due, leftovers, outputs_of
@@ -51,6 +52,7 @@ class Caretaker:
         self,
         upkeep: JobUpkeep,
         blobs: BlobStore,
+        adapters: AdapterStore,
         policies: TenantPolicies,
         chores: Chores,
         *,
@@ -60,6 +62,7 @@ class Caretaker:
     ) -> None:
         self._upkeep = upkeep
         self._blobs = blobs
+        self._adapters = adapters
         self._policies = policies
         self._chores = chores
         self._forgetful = forgetful
@@ -119,8 +122,9 @@ class Caretaker:
         keep_s = (await self._policies.of(job.tenant)).keep_jobs_s
         due = clearing_due(job, time.time(), keep_s=keep_s, temp_keep_s=self._settings.temp_keep_s)
         try:
-            await asyncio.to_thread(self._remove, job, due)
-        except BlobError as error:
+            is_published = await self._is_published(job, due)
+            await asyncio.to_thread(self._remove, job, due, keeps_outputs=is_published)
+        except (BlobError, Unavailable) as error:
             log.warning("not cleared away", job_id=job.id, reason=str(error))
             await self._upkeep.tidy_again(job, time.time() + RETRY_S)
             return False
@@ -130,10 +134,20 @@ class Caretaker:
             log.info("job deleted", job_id=job.id, tenant=job.tenant, status=job.status)
         return True
 
+    async def _is_published(self, job: Job, due: Clearing) -> bool:
+        """Whether a training that was stopped has published all the same: then what it stored is the version's.
+
+        If it has only begun to, that ends here.
+        """
+        if not job.is_training or job.status == "succeeded" or not (due.leftovers or due.everything):
+            return False
+        name, base_model = job.training.name, job.training.base_model
+        return await self._adapters.end_trained(job.tenant, name=name, base_model=base_model, job=job.id)
+
     # In a thread: the object store blocks.
 
-    def _remove(self, job: Job, due: Clearing) -> None:
-        if due.leftovers or due.everything:
+    def _remove(self, job: Job, due: Clearing, *, keeps_outputs: bool) -> None:
+        if (due.leftovers or due.everything) and not keeps_outputs:
             keys = [blob.key for blob in self._blobs.list(job.output_prefix)]
             self._blobs.delete_many(outputs_of(job, keys) if due.everything else leftovers(job, keys))
         if due.inputs:

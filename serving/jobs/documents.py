@@ -13,6 +13,11 @@ from pipelines.request import (
     RejectedFrame,
     StoredFile,
     StoredFrame,
+    StoredSample,
+    TrainingQuality,
+    TrainingRequest,
+    TrainingResult,
+    TrainingSource,
 )
 from serving.jobs.job import (
     NOWHERE,
@@ -61,23 +66,29 @@ def job_from_document(document: Document) -> Job:
 
 
 def _request_to_document(request: JobRequest) -> Document:
-    document = asdict(request)
-    if isinstance(request, GenerationRequest):
+    document: Document = _plain(asdict(request))
+    if not isinstance(request, FramesRequest):
         # A seed reaches 2^63-1, within a BSON int64; as text it also survives stores that pass numbers through doubles.
         document["seed"] = str(request.seed)
-        document["loras"] = [asdict(lora) for lora in request.loras]  # a list, not a tuple
-    else:
-        document["dedupe"] = int(request.dedupe)
     return document
 
 
 def _request_from_document(document: Document) -> JobRequest:
+    """Each kind of request is known by a field that no other has."""
+    if "recipe_json" in document:
+        return _training_request(document)
     if "upload_id" in document:
         video = StoredFile(**document["video"])
         return FramesRequest(**{**document, "video": video, "dedupe": bool(document["dedupe"])})
     loras = tuple(LoraChoice(**{**lora, "file": _file(lora)}) for lora in document["loras"])
     files = {"image": _file(document, "image"), "mask": _file(document, "mask")}
     return GenerationRequest(**{**document, **files, "seed": int(document["seed"]), "loras": loras})
+
+
+def _training_request(document: Document) -> TrainingRequest:
+    sources = tuple(TrainingSource(**{**source, "file": _file(source)}) for source in document["sources"])
+    captions = tuple((file, text) for file, text in document["captions"])
+    return TrainingRequest(**{**document, "seed": int(document["seed"]), "sources": sources, "captions": captions})
 
 
 def _file(document: Document, name: str = "file") -> StoredFile | None:
@@ -88,31 +99,49 @@ def _file(document: Document, name: str = "file") -> StoredFile | None:
 
 def result_to_document(result: AnyResult) -> Document:
     """The stored form of a result."""
-    if isinstance(result, FramesResult):
-        rejected = [asdict(frame) for frame in result.rejected]
-        return asdict(result) | {"frames": [_frame_to_document(frame) for frame in result.frames], "rejected": rejected}
-    images = [{**asdict(image), "seed": str(image.seed), "is_nsfw": _number(image.is_nsfw)} for image in result.images]
-    return {"images": images, "engine_s": result.engine_s, "waited_s": result.waited_s}
+    document: Document = _plain(asdict(result))
+    for picture in document.get("images", []) + document.get("samples", []):
+        picture["seed"] = str(picture["seed"])
+    return document
 
 
-def _frame_to_document(frame: StoredFrame) -> Document:
-    return asdict(frame) | {"faces": [asdict(face) for face in frame.faces], "is_nsfw": _number(frame.is_nsfw)}
-
-
-def _number(flag: bool | None) -> int | None:
-    return None if flag is None else int(flag)
+def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever a dataclass may hold
+    """Lists for tuples, and numbers for booleans, which is what the database makes of them."""
+    match value:
+        case dict():
+            return {name: _plain(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+        case bool():
+            return int(value)
+        case _:
+            return value
 
 
 def _result_from_document(document: Document) -> AnyResult:
+    """Each kind of result is known by a field that no other has."""
+    if "adapter" in document:
+        return _training_result(document)
     if "frames" in document:
         rejected = tuple(RejectedFrame(**frame) for frame in document["rejected"])
         return FramesResult(**{**document, "frames": tuple(map(_frame, document["frames"])), "rejected": rejected})
-    images = tuple(map(_image, document["images"]))
+    images = tuple(StoredImage(**_picture(image)) for image in document["images"])
     return JobResult(images=images, engine_s=document["engine_s"], waited_s=document["waited_s"])
 
 
-def _image(document: Document) -> StoredImage:
-    return StoredImage(**{**document, "seed": int(document["seed"]), "is_nsfw": _flag(document)})
+def _training_result(document: Document) -> TrainingResult:
+    curves = {name: tuple((step, float(loss)) for step, loss in document[name]) for name in ("loss", "validation_loss")}
+    quality = document["quality"]
+    parts = {
+        "frames_rejected": tuple((reason, count) for reason, count in document["frames_rejected"]),
+        "quality": None if quality is None else TrainingQuality(**quality),
+        "samples": tuple(StoredSample(**_picture(sample)) for sample in document["samples"]),
+    }
+    return TrainingResult(**{**document, **curves, **parts})
+
+
+def _picture(document: Document) -> Document:
+    return {**document, "seed": int(document["seed"]), "is_nsfw": _flag(document)}
 
 
 def _frame(document: Document) -> StoredFrame:

@@ -6,6 +6,7 @@ Knows no HTTP and no Ray. One Driver serves a whole Router; drive() may run for 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -14,10 +15,11 @@ from models.errors import BlobError, GenerationError
 from pipelines.request import GenerationResult, Preview, Progress
 from serving.backends.base import Backend, Made, Order
 from serving.errors import BackendLost, LeaseLost, ModerationBlocked, NotFound, Unavailable
+from serving.insisting import insist
 from serving.jobs.feed import News
 from serving.jobs.job import Job, JobError, Line
 from serving.jobs.keeping import Keeper
-from serving.jobs.retrying import MAY_PASS, given_up, retry_delay_s
+from serving.jobs.retrying import MAY_PASS, given_up, got_further, max_lost_workers, retry_delay_s
 from serving.jobs.routing import BackendState, choose_backend
 from serving.jobs.store import Counter, JobStore
 from serving.telemetry import (
@@ -107,11 +109,7 @@ class Driver:
         except ModerationBlocked as error:
             return await self._fail(job, JobError(error.code, error.message), backend_id)
         except BackendLost as error:
-            if job.lost_workers + 1 < self._settings.max_lost_workers:
-                return await self._put_back(
-                    job, JobError("backend_lost", str(error)), backend_id, counts="lost_workers"
-                )
-            return await self._fail(job, given_up(job.lost_workers + 1, last=str(error)), backend_id)
+            return await self._lose(job, str(error), backend_id)
         except (BlobError, Unavailable) as error:
             # The stores are away, or every engine. That says nothing of the job: it may try until its deadline.
             code = error.code if isinstance(error, Unavailable) else "storage_unavailable"
@@ -145,9 +143,7 @@ class Driver:
             if isinstance(news, Progress) and (now := time.monotonic()) >= next_write_at:
                 next_write_at = now + self._settings.progress_write_s
                 try:
-                    await self._store.write_progress(
-                        job, step=news.step, steps=news.steps, progress=news.percent, device_s=news.device_s
-                    )
+                    await self._store.write_progress(job, news)
                 except Unavailable as error:
                     # The picture is worth more than the news of it; the final write decides, as after a missed beat.
                     log.warning("progress not written", reason=error.message)
@@ -191,6 +187,16 @@ class Driver:
         log.warning("job failed", code=error.code, reason=error.message)
         return await self._insist(lambda: self._store.fail(job, error, backend=backend_id))
 
+    async def _lose(self, job: Job, reason: str, backend_id: str | None) -> Job:
+        """Whoever worked on it has died: the job is put back, or given up where that has happened too often."""
+        told = await self._insist(lambda: self._store.get(job.tenant, job.id))
+        job = replace(job, step=told.step)  # how far this attempt got is in the store alone
+        counts: Counter | None = None if got_further(job) else "lost_workers"
+        num_lost = job.lost_workers + (counts is not None)
+        if num_lost < max_lost_workers(job, self._settings):
+            return await self._put_back(job, JobError("backend_lost", reason), backend_id, counts=counts)
+        return await self._fail(job, given_up(num_lost, last=reason), backend_id)
+
     async def _put_back(self, job: Job, error: JobError, backend_id: str | None, *, counts: Counter | None) -> Job:
         num_tries = job.attempts if counts is None else getattr(job, counts) + 1
         delay_s = retry_delay_s(num_tries, self._settings)
@@ -204,22 +210,16 @@ class Driver:
 
         Somebody may take the lease meanwhile; then the write that comes late is refused, as it must be.
         """
-        gives_up_at = time.monotonic() + INSIST_LEASES * self._settings.lease_s
-        while True:
-            try:
-                return await write()
-            except Unavailable as error:
-                if time.monotonic() > gives_up_at:
-                    raise
-                log.warning("end of the attempt not written yet", reason=error.message)
-                await asyncio.sleep(self._settings.poll_s)
+        for_s = INSIST_LEASES * self._settings.lease_s
+        return await insist(write, for_s=for_s, pause_s=self._settings.poll_s, what="the end of the attempt")
 
     async def _under_lease(self, job: Job, work: Coroutine[None, None, Job]) -> Job:
         """Renews the lease while `work` runs. Stops it with LeaseLost; at its deadline the job fails."""
         running, beating = asyncio.create_task(work), asyncio.create_task(self._beat(job))
         try:
             left_s = max(0.0, job.expires_at - time.time())
-            deadline_s = min(self._settings.run_deadline_s, left_s)
+            run_deadline_s = self._settings.lora_run_deadline_s if job.is_training else self._settings.run_deadline_s
+            deadline_s = min(run_deadline_s, left_s)
             await asyncio.wait({running, beating}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()

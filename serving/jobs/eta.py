@@ -44,11 +44,13 @@ def eta_s(position: int | None, pace: KnownPace | None, job: Job, *, now: float)
     """Seconds until the job has ended; None when it has, or when nobody can tell.
 
     A waiting job ends when all before it have left at the measured pace, and it has taken the time that jobs take. A
-    running one goes on as it went so far.
+    running one takes as long as whoever is at work says, or goes on as it went so far.
     """
     if job.is_final:
         return None
     if job.status == "running":
+        if job.told_eta_s is not None:
+            return job.told_eta_s
         spent_s = now - (job.started_at or now)
         if 0 < job.progress < 100:
             return max(0.0, spent_s * (100 - job.progress) / job.progress)

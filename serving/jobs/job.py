@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.request import FramesResult, GenerationRequest, JobRequest
+from pipelines.request import FramesResult, GenerationRequest, JobRequest, TrainingRequest, TrainingResult
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["image", "video", "text", "lora", "frames"]
@@ -28,7 +28,7 @@ MAX_HISTORY = 50  # attempts that a job remembers, the latest
 SAFE_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,63}")
 PRIORITY_RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}  # sorts ascending
 OLD_MAX_AGE_S = 86_400.0  # the deadline of jobs from before each had its own
-OUTPUT_FOLDERS: dict[Kind, str] = {"image": "generated-images", "frames": "frames"}
+OUTPUT_FOLDERS: dict[Kind, str] = {"image": "generated-images", "frames": "frames", "lora": "datasets"}
 NOWHERE = ""  # the place of a job that does not wait in line
 
 
@@ -60,7 +60,7 @@ class JobResult:
         return tuple(image.key for image in self.images)
 
 
-AnyResult = JobResult | FramesResult
+AnyResult = JobResult | FramesResult | TrainingResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,10 @@ class Job:
     progress: int = 0  # percent
     step: int = 0
     steps: int = 0
+    stage: str | None = None  # of a training, as the attempt under way told it last; its loss and time to go likewise
+    loss: float | None = None
+    told_eta_s: float | None = None
+    reached: int = 0  # the furthest step of a training that an attempt of this life was lost at
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0  # claims, whatever became of them
@@ -140,8 +144,21 @@ class Job:
 
     @property
     def attempt_prefix(self) -> str:
-        """What the keys of this very attempt begin with: one that lost its lease overwrites nothing."""
-        return f"{self.output_prefix}{self.fence}-"
+        """What the keys of this very attempt begin with: one that lost its lease overwrites nothing.
+
+        A training goes on where another attempt was: all of them write the same bytes to the same places.
+        """
+        return self.output_prefix if self.is_training else f"{self.output_prefix}{self.fence}-"
+
+    @property
+    def is_training(self) -> bool:
+        return self.kind == "lora"
+
+    @property
+    def training(self) -> TrainingRequest:
+        """The request of a training."""
+        assert isinstance(self.request, TrainingRequest), f"a job of kind {self.kind} trains nothing"
+        return self.request
 
     @property
     def pictures(self) -> GenerationRequest:
@@ -190,7 +207,7 @@ def new_job(
 
 
 def input_prefix(job_id: str) -> str:
-    """Where the files that a job starts from lie in S3: the owner's bucket layout keeps them for a day."""
+    """Where what a job starts from, or goes on from, lies in S3: the owner's bucket layout keeps it for a day."""
     return f"temp/{job_id}/"
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
@@ -10,10 +9,19 @@ from typing import TypeVar
 
 from models.blobs import BlobStore
 from models.errors import BlobError
-from pipelines.request import CONTENT_TYPES, FramesResult, GeneratedImage, GenerationResult, Preview
+from pipelines.request import (
+    CONTENT_TYPES,
+    FramesResult,
+    GeneratedImage,
+    GenerationResult,
+    Preview,
+    TrainedAdapter,
+)
 from serving.backends.base import Made
 from serving.errors import ModerationBlocked, Unavailable
+from serving.insisting import insist
 from serving.jobs.job import AnyResult, Job, JobResult, StoredImage
+from serving.jobs.lora_keeping import TrainingKeeper
 from serving.jobs.retention import stored_by
 from serving.moderation.moderation import Moderation, Screened
 from serving.telemetry import KEEP_SECONDS, get_logger
@@ -28,15 +36,21 @@ LOOK_AGAIN_S = 0.5
 class Keeper:
     """Keeps what a job has made. What the tenant's policy blocks is never stored."""
 
-    def __init__(self, blobs: BlobStore, moderation: Moderation, *, insist_s: float) -> None:
+    def __init__(self, blobs: BlobStore, moderation: Moderation, trainings: TrainingKeeper, *, insist_s: float) -> None:
         """`insist_s`: how long it goes on asking for a look at what was made, since that is worth waiting for."""
         self._blobs = blobs
         self._moderation = moderation
+        self._trainings = trainings
         self._insist_s = insist_s
 
     async def keep(self, job: Job, made: Made, waited_s: float) -> AnyResult:
-        """The result as the job points at it. Raises ModerationBlocked, Unavailable (no moderator), BlobError."""
+        """The result as the job points at it. Raises ModerationBlocked, Unavailable (no moderator), BlobError.
+
+        A training raises GenerationError too, for what cannot be published.
+        """
         waited_s += made.waited_s
+        if isinstance(made, TrainedAdapter):
+            return await self._trainings.keep(job, made, waited_s)
         if isinstance(made, FramesResult):
             return replace(made, waited_s=waited_s)  # its stills were looked at and stored where they were taken
         screened = await self._screen(job, made)
@@ -59,7 +73,9 @@ class Keeper:
         return replace(preview, data=screened.data)
 
     async def discard(self, job: Job) -> None:
-        """Removes what this attempt has uploaded."""
+        """Removes what this attempt has uploaded. What a training has is what the next attempt goes on from."""
+        if job.is_training:
+            return
         try:
             await asyncio.to_thread(self._remove_stored_by, job)
         except BlobError as error:
@@ -67,15 +83,12 @@ class Keeper:
 
     async def _screen(self, job: Job, made: GenerationResult) -> list[Screened]:
         pictures = [image.data for image in made.images]
-        gives_up_at = time.monotonic() + self._insist_s
-        while True:
-            try:
-                return await self._moderation.screen(job.tenant, pictures, is_lenient=job.moderation == "low")
-            except Unavailable as error:
-                if time.monotonic() > gives_up_at:
-                    raise
-                log.warning("not looked at yet", reason=error.message)
-                await asyncio.sleep(LOOK_AGAIN_S)
+        return await insist(
+            lambda: self._moderation.screen(job.tenant, pictures, is_lenient=job.moderation == "low"),
+            for_s=self._insist_s,
+            pause_s=LOOK_AGAIN_S,
+            what="look at what was made",
+        )
 
     def _remove_stored_by(self, job: Job) -> None:
         keys = [blob.key for blob in self._blobs.list(job.output_prefix)]

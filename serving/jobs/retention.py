@@ -24,12 +24,16 @@ def clearing_due(job: Job, now: float, *, keep_s: float, temp_keep_s: float) -> 
     ended_at = job.finished_at or job.created_at
     delete_at = ended_at + keep_s
     moments = [delete_at, now + LOOK_EVERY_S]
-    has_inputs = bool(job.request.inputs)
+    has_inputs = bool(job.request.inputs) or job.is_training
     # A job that is tried again by hand needs its inputs; after this it fails for want of them.
     inputs_at = min(delete_at, ended_at + temp_keep_s)
+    if job.is_training and job.status != "failed":
+        inputs_at = ended_at  # what it would go on from
     if has_inputs:
         moments.append(inputs_at)
     has_leftovers = job.status != "succeeded" or job.attempts > 1
+    if job.is_training:  # its dataset is its version's, or goes with what it would go on from
+        has_leftovers = job.status != "succeeded" and inputs_at <= now
     return Clearing(
         leftovers=has_leftovers,
         inputs=has_inputs and inputs_at <= now,
@@ -53,7 +57,12 @@ def stored_by(attempt: Job, keys: Iterable[str]) -> list[str]:
 
 
 def outputs_of(job: Job, keys: Iterable[str]) -> list[str]:
-    """Of all keys under its prefix those that were stored up to this snapshot."""
+    """Of all keys under its prefix those that were stored up to this snapshot.
+
+    What a training has stored is its version's once it has succeeded, and goes with that (serving/adapters/store.py).
+    """
+    if job.is_training:
+        return [] if job.status == "succeeded" else list(keys)
     return [key for key in keys if _fence_of(key) <= job.fence]
 
 

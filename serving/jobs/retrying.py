@@ -4,10 +4,20 @@ import random
 
 from configs.settings import JobSettings
 from models.errors import OutOfMemory
-from serving.jobs.job import JobError
+from serving.jobs.job import Job, JobError
 
 # Errors of a request that another moment, or another engine, may not have.
 MAY_PASS = frozenset({OutOfMemory.code})
+
+
+def got_further(job: Job) -> bool:
+    """Whether the attempt that was just lost did a training some good: that is no loss, for it goes on from there."""
+    return job.is_training and job.step > job.reached
+
+
+def max_lost_workers(job: Job, settings: JobSettings) -> int:
+    """How often its worker may be lost before it is given up."""
+    return settings.lora_max_lost_workers if job.is_training else settings.max_lost_workers
 
 
 def given_up(num_lost: int, *, last: str = "") -> JobError:

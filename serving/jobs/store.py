@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from configs.settings import JobSettings
+from pipelines.request import Progress
 from serving.errors import Conflict, LeaseLost, NotFound, Unavailable
 from serving.jobs.census import MAX_LINES, Census
 from serving.jobs.documents import job_from_document, job_to_document, result_to_document
@@ -18,6 +19,8 @@ from serving.jobs.job import NOWHERE, TRANSITIONS, AnyResult, Job, JobError, Kin
 from serving.mongo import Document, Mongo, under
 
 Counter = Literal["failures", "lost_workers"]
+# What an attempt begins with: nothing that the one before has told holds for it.
+NOTHING_TOLD: Document = {"progress": 0, "step": 0, "stage": None, "loss": None, "told_eta_s": None}
 # What every write that ends an attempt takes from a job.
 AT_REST: Document = {"owner": None, "line": NOWHERE, "waits_of": NOWHERE}
 
@@ -25,7 +28,7 @@ AT_REST: Document = {"owner": None, "line": NOWHERE, "waits_of": NOWHERE}
 def out_of_line(job: Job, *, delay_s: float) -> Document:
     """What a write says that lets a job wait for `delay_s` before it stands in line again."""
     not_before = time.time() + delay_s
-    waiting = {"waits_of": job.tenant, "progress": 0, "step": 0}
+    waiting = {**NOTHING_TOLD, "waits_of": job.tenant, "reached": max(job.reached, job.step)}
     return {**AT_REST, **waiting, "not_before": not_before, "wake_at": min(not_before, job.expires_at)}
 
 
@@ -110,8 +113,8 @@ class JobStore:
                     "tidy_at": 0.0,
                     "failures": 0,
                     "lost_workers": 0,
-                    "progress": 0,
-                    "step": 0,
+                    "reached": 0,
+                    **NOTHING_TOLD,
                     "error": None,
                     "started_at": None,
                     "finished_at": None,
@@ -151,6 +154,7 @@ class JobStore:
         update = {
             "$set": {
                 **AT_REST,
+                **NOTHING_TOLD,
                 "status": "running",
                 "owner": owner,
                 "started_at": now,
@@ -168,10 +172,12 @@ class JobStore:
         """The heartbeat. Raises LeaseLost when somebody else owns the job."""
         await self._write(job, {"wake_at": time.time() + self._settings.lease_s})
 
-    async def write_progress(self, job: Job, *, step: int, steps: int, progress: int, device_s: float) -> None:
+    async def write_progress(self, job: Job, news: Progress) -> None:
         """How far this attempt is, and what it took of the device so far; renews the lease too."""
-        news = {"step": step, "steps": steps, "progress": progress, "device_s": job.device_s + device_s}
-        await self._write(job, {**news, "wake_at": time.time() + self._settings.lease_s})
+        counts = {"step": news.step, "steps": news.steps, "progress": news.percent}
+        told = {"stage": news.stage, "loss": news.loss, "told_eta_s": news.eta_s}
+        spent = {"device_s": job.device_s + news.device_s, "wake_at": time.time() + self._settings.lease_s}
+        await self._write(job, {**counts, **told, **spent})
 
     async def succeed(self, job: Job, result: AnyResult, *, backend: str, device_s: float) -> Job:
         """The commit: from here on the result exists."""
@@ -199,7 +205,7 @@ class JobStore:
 
     async def hand_back(self, job: Job) -> Job:
         """Back into its place in line, with no blame: whoever drives it must go."""
-        return await self._move(job, "queued", {**AT_REST, **in_line(job), "progress": 0, "step": 0})
+        return await self._move(job, "queued", {**AT_REST, **in_line(job), **NOTHING_TOLD})
 
     async def _move(self, job: Job, status: Status, changes: dict[str, Any]) -> Job:
         assert status in TRANSITIONS["running"], f"{job.id}: running → {status} is not allowed"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from configs.settings import JobSettings
 from models.blobs import BlobStore
 from models.errors import BlobError
-from pipelines.request import CONTENT_TYPES, FramesRequest, GenerationRequest, StoredFile
+from pipelines.request import CONTENT_TYPES, FramesRequest, GenerationRequest, StoredFile, TrainingRequest
 from serving.errors import Conflict, NotFound, Unavailable
 from serving.jobs.admission import Admission, Admitted, AnyWish
 from serving.jobs.idempotency import IdempotencyKeys, fingerprint_of
@@ -119,8 +119,12 @@ class Submission:
 
     async def _secure_inputs(self, job: Job, edit: EditWish | None) -> None:
         """Before the job: whoever finds the job finds them too."""
-        if isinstance(job.request, FramesRequest):
-            await self._uploads.note_use(job.tenant, job.request.upload_id, kind="frames", id=job.id)
+        match job.request:
+            case FramesRequest(upload_id=upload_id):
+                await self._uploads.note_use(job.tenant, upload_id, kind="frames", id=job.id)
+            case TrainingRequest(sources=sources):
+                for source in sources:
+                    await self._uploads.note_use(job.tenant, source.upload_id, kind="lora", id=job.id)
         if edit is None:
             return
         try:

@@ -12,7 +12,7 @@ from typing import Any
 from configs.settings import JobSettings
 from serving.jobs.documents import job_from_document, job_to_document
 from serving.jobs.job import TRANSITIONS, Job, JobError
-from serving.jobs.retrying import given_up, retry_delay_s
+from serving.jobs.retrying import given_up, got_further, max_lost_workers, retry_delay_s
 from serving.jobs.store import at_its_end, in_line, out_of_line
 from serving.mongo import Document, Mongo, readable
 
@@ -39,9 +39,9 @@ class JobUpkeep:
         """Takes the lease from whoever held it and did not renew it; the job waits a little, or is given up."""
         assert job.status == "running", f"{job.id} is {job.status}: nobody has a lease on it"
         history = [asdict(attempt) for attempt in job.with_attempt(WORKER_LOST.code, WORKER_LOST.message)]
-        lost_workers = job.lost_workers + 1
+        lost_workers = job.lost_workers + (not got_further(job))
         changes: Document = {"history": history, "lost_workers": lost_workers}
-        if lost_workers >= self._settings.max_lost_workers:
+        if lost_workers >= max_lost_workers(job, self._settings):
             error = given_up(lost_workers)
             changes |= {"status": "failed", "error": asdict(error), **at_its_end(self._settings)}
         else:

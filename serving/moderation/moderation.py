@@ -58,7 +58,7 @@ class Moderation:
             screened.append(Screened(data, bool(flagged), scores.get("sexual", 0.0)))
         return screened
 
-    async def check_prompt(self, tenant: str, prompt: str, *, is_lenient: bool = False) -> None:
+    async def check_prompt(self, tenant: str, prompt: str, *, is_lenient: bool = False, param: str = "prompt") -> None:
         """Raises ModerationBlocked for a prompt that the tenant's policy blocks.
 
         Under `blur` and `flag` the pictures are looked at; only what sexualises minors is never begun.
@@ -71,7 +71,7 @@ class Moderation:
         MODERATED.labels("prompt", "block" if is_blocked else "flag" if flagged else "pass").inc()
         if is_blocked:
             log.info("prompt blocked", tenant=tenant, categories=flagged)
-            raise ModerationBlocked(_rejected("the prompt", flagged), param="prompt", categories=flagged)
+            raise ModerationBlocked(_rejected(f"the {param}", flagged), param=param, categories=flagged)
 
 
 def _rejected(what: str, categories: Sequence[str]) -> str:

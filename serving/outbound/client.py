@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 from urllib.parse import urljoin
 
 import httpcore
@@ -16,6 +17,7 @@ from serving.outbound.target import Target, parse_target
 
 USER_AGENT = "Darkroom"
 MAX_REDIRECTS = 3
+OK = 200
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -60,9 +62,18 @@ class Outbound:
             async with asyncio.timeout(timeout_s):
                 return await self._follow(url, max_bytes)
 
-    async def _follow(self, url: str, max_bytes: int) -> Answer:
+    async def download(self, url: str, file: BinaryIO, *, timeout_s: float, max_bytes: int) -> Answer:
+        """As get(), but the body of a 200 is written to `file` as it comes, and the answer's own stays empty.
+
+        A file that cannot be written is an OSError; what has been written by then is left there, as it is.
+        """
+        with _failures_told(timeout_s):
+            async with asyncio.timeout(timeout_s):
+                return await self._follow(url, max_bytes, file)
+
+    async def _follow(self, url: str, max_bytes: int, file: BinaryIO | None = None) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
-            answer = await self._call("GET", parse_target(url), {}, None, max_bytes)
+            answer = await self._call("GET", parse_target(url), {}, None, max_bytes, file)
             if answer.status not in REDIRECTS or "location" not in answer.headers:
                 if answer.is_cut:
                     raise TooMuch(f"The answer is larger than {max_bytes} bytes.")
@@ -71,7 +82,13 @@ class Outbound:
         raise NoAnswer(f"More than {MAX_REDIRECTS} redirects.")
 
     async def _call(
-        self, method: str, target: Target, headers: Mapping[str, str], body: bytes | None, max_bytes: int
+        self,
+        method: str,
+        target: Target,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        max_bytes: int,
+        file: BinaryIO | None = None,
     ) -> Answer:
         connection = httpcore.AsyncHTTPConnection(
             origin=httpcore.Origin(target.scheme.encode(), target.host.encode(), target.port),
@@ -87,19 +104,24 @@ class Outbound:
             async with connection.stream(
                 method, url, headers=[*(own | dict(headers)).items()], content=body
             ) as response:
-                taken, is_cut = await _read(response, max_bytes)
+                taken, is_cut = await _read(response, max_bytes, file if response.status == OK else None)
                 return Answer(response.status, _headers_of(response), taken, is_cut)
         finally:
             await connection.aclose()
 
 
-async def _read(response: httpcore.Response, max_bytes: int) -> tuple[bytes, bool]:
-    """The first `max_bytes` of the body, and whether there was more."""
-    body = bytearray()
+async def _read(response: httpcore.Response, max_bytes: int, file: BinaryIO | None) -> tuple[bytes, bool]:
+    """The first `max_bytes` of the body, and whether there was more. Where there is a file, it gets them instead."""
+    body, num_bytes = bytearray(), 0
     async for chunk in response.aiter_stream():
-        body += chunk
-        if len(body) > max_bytes:
-            return bytes(body[:max_bytes]), True
+        taken = chunk[: max_bytes - num_bytes]
+        num_bytes += len(chunk)
+        if file is None:
+            body += taken
+        else:
+            await asyncio.to_thread(file.write, taken)
+        if num_bytes > max_bytes:
+            return bytes(body), True
     return bytes(body), False
 
 

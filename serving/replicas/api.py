@@ -18,6 +18,7 @@ from serving.outbound import Outbound
 from serving.replicas.frames_link import RayFramesLink
 from serving.replicas.links import RayRouterLink
 from serving.replicas.moderator_link import RayModeratorLink
+from serving.replicas.trainer_link import RayTrainerLink
 from serving.telemetry import configure_logging
 
 
@@ -32,6 +33,7 @@ class Api:
         router: DeploymentHandle,
         moderator: DeploymentHandle,
         frames: DeploymentHandle,
+        trainer: DeploymentHandle,
     ) -> None:
         configure_logging(settings.log, component="api", log_dir=settings.state_dir / "logs")
         mongo = Mongo(settings.mongo)
@@ -45,6 +47,7 @@ class Api:
             outbound=Outbound(settings.outbound),
             moderator=RayModeratorLink(moderator, name=classifier_name(settings.moderation)),
             frames=RayFramesLink(frames),
+            trainer=RayTrainerLink(trainer),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""The Router deployment: drives jobs to their end with our engines and the Frames replicas. Loads no torch."""
+"""The Router deployment: drives jobs to their end with our engines, Frames and Trainer replicas. Loads no torch."""
 
 import asyncio
 import time
@@ -11,12 +11,16 @@ from ray.serve.handle import DeploymentHandle
 
 from configs.settings import Settings
 from models.blobs import BlobStore
+from models.catalog import load_catalog
 from pipelines.moderation.classifier import classifier_name
-from pipelines.request import FRAMES, AdapterReport, StoredFile
+from pipelines.request import FRAMES, TRAINING, AdapterReport, StoredFile
+from serving.adapters.publishing import AdapterPublisher
+from serving.adapters.store import AdapterStore
 from serving.api.schemas.jobs import event_view
 from serving.backends.base import Backend
 from serving.backends.frames import FramesBackend
-from serving.backends.gpu import EngineBackend, EngineFailure
+from serving.backends.gpu import EngineBackend, EngineChecker, EngineFailure
+from serving.backends.training import TrainingBackend
 from serving.draining import FRESH_S, Board
 from serving.errors import Unavailable
 from serving.jobs.caretaker import Caretaker
@@ -28,6 +32,7 @@ from serving.jobs.idempotency import IdempotencyKeys
 from serving.jobs.job import Job
 from serving.jobs.keeping import Keeper
 from serving.jobs.lane import Place
+from serving.jobs.lora_keeping import TrainingKeeper
 from serving.jobs.pace import OldPaces, Pace
 from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
@@ -38,10 +43,12 @@ from serving.outbound import Outbound
 from serving.replicas.frames_link import RayFramesLink
 from serving.replicas.links import RayEngineLink
 from serving.replicas.moderator_link import RayModeratorLink
+from serving.replicas.trainer_link import RayTrainerLink
 from serving.telemetry import configure_logging, get_logger
 from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
 from serving.uploads.upkeep import UploadUpkeep
+from serving.uploads.uses import UploadUses
 from serving.webhooks.work import Webhooks, WebhookWork
 
 log = get_logger("router")
@@ -56,6 +63,7 @@ class Router:
         engines: Mapping[str, DeploymentHandle],
         moderator: DeploymentHandle,
         frames: DeploymentHandle,
+        trainer: DeploymentHandle,
         generation: int,
     ) -> None:
         configure_logging(settings.log, component="router", log_dir=settings.state_dir / "logs")
@@ -72,8 +80,19 @@ class Router:
         )
         backends: list[Backend] = [EngineBackend(model_id, link) for model_id, link in self._engines.items()]
         backends.append(FramesBackend(RayFramesLink(frames), moderation.policy_of))
+        backends.append(TrainingBackend(RayTrainerLink(trainer), moderation.policy_of))
         self._backends = {backend.id: backend for backend in backends}
-        keeper = Keeper(blobs, moderation, insist_s=settings.jobs.lease_s)
+        adapters, insist_s = AdapterStore(mongo, blobs, UploadUses.over(mongo, store)), settings.jobs.lease_s
+        publisher = AdapterPublisher(
+            adapters,
+            blobs,
+            EngineChecker(self._engines),
+            load_catalog(),
+            served=frozenset(engines),
+            insist_s=insist_s,
+        )
+        trainings = TrainingKeeper(blobs, moderation, publisher, insist_s=insist_s)
+        keeper = Keeper(blobs, moderation, trainings, insist_s=insist_s)
         webhooks = Webhooks.over(mongo, outbound, settings.webhooks)
         sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
         self._webhooks = WebhookWork(webhooks, upkeep, outbound, partial(event_view, sign), settings.webhooks)
@@ -82,7 +101,7 @@ class Router:
             store,
             upkeep,
             Shares(mongo, half_life_s=settings.jobs.share_half_life_s),
-            [Pace(mongo, model_id, owner=owner) for model_id in (*engines, FRAMES)],
+            [Pace(mongo, model_id, owner=owner) for model_id in (*engines, FRAMES, TRAINING)],
             settings=settings.jobs,
             lane_widths=lane_widths(settings, engines),
             onlooker=self._webhooks,
@@ -90,6 +109,7 @@ class Router:
         caretaker = Caretaker(
             upkeep,
             blobs,
+            adapters,
             policies,
             Chores(mongo, owner=owner),
             forgetful=[
@@ -170,6 +190,7 @@ class Router:
 
 def lane_widths(settings: Settings, model_ids: Iterable[str]) -> dict[str, int]:
     """Together the Routers fill the engines and no more: what waits there could not give way to others."""
-    pictures, videos = settings.router.max_driven_per_model, settings.frames.max_at_once * settings.frames.num_replicas
-    in_all = dict.fromkeys(model_ids, pictures) | {FRAMES: videos}
+    in_all = dict.fromkeys(model_ids, settings.router.max_driven_per_model)
+    in_all[FRAMES] = settings.frames.max_at_once * settings.frames.num_replicas
+    in_all[TRAINING] = settings.training.max_at_once * settings.training.num_replicas
     return {model_id: max(1, width // settings.router.num_replicas) for model_id, width in in_all.items()}

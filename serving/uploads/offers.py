@@ -42,6 +42,10 @@ class OfferDesk:
         if taken_bytes + offer.num_bytes > policy.max_stored_bytes:
             raise Conflict(no_room(taken_bytes, offer.num_bytes, policy.max_stored_bytes), code="storage_full")
 
+    async def max_bytes(self, tenant: str, purpose: Purpose) -> int:
+        """The tenant's limit for one file, for those who do not know yet how large theirs is."""
+        return max_bytes_of(purpose, await self._policies.of(tenant))
+
 
 def max_bytes_of(purpose: Purpose, policy: TenantPolicy) -> int:
     """The tenant's limit for one file."""

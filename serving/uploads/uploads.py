@@ -24,6 +24,7 @@ from serving.uploads.offers import OfferDesk
 from serving.uploads.receiving import Receiving
 from serving.uploads.store import UploadStore, is_claimable
 from serving.uploads.upload import Content, Offer, Upload, new_upload
+from serving.uploads.uses import UploadUses
 
 log = get_logger("uploads")
 
@@ -67,8 +68,9 @@ class Uploads:
         self._keep_s = settings.uploads.keep_pending_s
         self._objects = UploadObjects(mongo, blobs, self.store)
         self.desk = OfferDesk(self.store, self._objects.accounts, policies, settings.uploads)
-        self._lineage = Lineage(mongo, jobs)
-        self._ending = UploadEnding(self.store, self._objects, self.receiving, self._lineage)
+        lineage = Lineage(mongo, jobs)
+        self._uses = UploadUses(self.store, lineage)
+        self._ending = UploadEnding(self.store, self._objects, self.receiving, lineage)
         self._checker = UploadChecker(
             self.store,
             self._objects,
@@ -124,13 +126,15 @@ class Uploads:
 
     # For those who make something of it.
 
-    async def require(self, tenant: str, upload_id: str, purpose: Purpose, *, param: str = "upload_id") -> ReadyUpload:
-        """Raises NotFound, Conflict when it is not ready, Unprocessable when it is something else."""
+    async def require(
+        self, tenant: str, upload_id: str, purpose: Purpose | None = None, *, param: str = "upload_id"
+    ) -> ReadyUpload:
+        """Raises NotFound, Conflict when it is not ready, Unprocessable when it is not what `purpose` says."""
         try:
             upload = await self.store.get(tenant, upload_id)
         except NotFound as error:
             raise NotFound(error.message, param=param, code=error.code) from error
-        if upload.purpose != purpose:
+        if purpose not in {None, upload.purpose}:
             raise Unprocessable(
                 f"{upload.id} was sent as {upload.purpose}; {purpose} is needed.", param=param, code="wrong_purpose"
             )
@@ -148,13 +152,7 @@ class Uploads:
 
         Raises NotFound when the upload is gone: so either this sees the deletion, or the deletion sees the use.
         """
-        use = Use(kind, id)
-        await self._lineage.note(tenant, upload_id, use)
-        try:
-            await self.store.get(tenant, upload_id)
-        except NotFound:
-            await self._lineage.drop(tenant, upload_id, use)
-            raise
+        await self._uses.note(tenant, upload_id, Use(kind, id))
 
     async def close(self) -> None:
         """Breaks off the looks that it began: their uploads are put back."""

@@ -45,13 +45,22 @@ def events_of(job: Job) -> list[Event]:
 def progress_event(job: Job, progress: Progress) -> Event:
     """How far a running job is now."""
     now = time.time()
-    seen = replace(job, step=progress.step, steps=progress.steps, progress=progress.percent)
+    seen = replace(
+        job,
+        step=progress.step,
+        steps=progress.steps,
+        progress=progress.percent,
+        stage=progress.stage,
+        loss=progress.loss,
+        told_eta_s=progress.eta_s,
+    )
     return _event(PROGRESS, now, seen, of=f"{now:.3f}")
 
 
 def _as_it_started(job: Job) -> Job:
     """The job as it was when it began to run, for by now it may have ended or been put back."""
-    return replace(job, status="running", progress=0, step=0, finished_at=None, result=None, error=None)
+    untold = replace(job, progress=0, step=0, stage=None, loss=None, told_eta_s=None)
+    return replace(untold, status="running", finished_at=None, result=None, error=None)
 
 
 def _event(event_type: EventType, at: float, job: Job, *, of: str = "") -> Event:

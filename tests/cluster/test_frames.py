@@ -43,8 +43,8 @@ def sandboxed(darkroom: Darkroom) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + DEADLINE_S
+def until(condition: Any, *, deadline_s: float = DEADLINE_S) -> None:
+    end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.05)

@@ -104,7 +104,14 @@ DOWN, UP = f"{MODULES[0]}.lora_A.weight", f"{MODULES[0]}.lora_B.weight"
 NO_LORAS: dict[str, tuple[Tensors, str]] = {
     "a whole model": ({"unet.conv_in.weight": np.zeros((4, 4), np.float32)}, "unet.conv_in.weight' is no part"),
     "a LoHa": (kohya_tensors() | {"lora_unet_a.hada_w1_a": np.zeros((4, 4), np.float32)}, "lora_unet_a.hada_w1_a"),
-    "a DoRA": (kohya_tensors() | {"lora_unet_a.dora_scale": np.zeros((4, 1), np.float32)}, "lora_unet_a.dora_scale"),
+    "magnitudes alone": (
+        kohya_tensors() | {"lora_unet_a.dora_scale": np.zeros((4, 1), np.float32)},
+        "lora_unet_a.dora_scale",
+    ),
+    "one magnitude": (
+        peft_tensors() | {f"{MODULES[0]}.lora_magnitude_vector": np.zeros((), np.float16)},
+        f"{MODULES[0]}.lora_magnitude_vector' is no list of magnitudes",
+    ),
     "a bare ending": (peft_tensors() | {".alpha": np.zeros((), np.float32)}, "'.alpha' is no part"),
     "a down matrix alone": (without(UP), f"{DOWN}' has no partner: its layer lacks the up"),
     "an up matrix alone": (without(DOWN), f"{UP}' has no partner: its layer lacks the down"),

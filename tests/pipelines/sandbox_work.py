@@ -32,6 +32,7 @@ def describe(_arguments: dict[str, Any], _tell: Tell) -> dict[str, Any]:
         "niceness": os.nice(0),
         "limits": {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in LIMITS},
         "modules": sorted(sys.modules),
+        "autogroup": autogroup.read_text().strip() if (autogroup := Path("/proc/self/autogroup")).exists() else None,
     }
 
 
@@ -90,6 +91,14 @@ def allocate(arguments: dict[str, Any], _tell: Tell) -> dict[str, Any]:
 def fail_with(arguments: dict[str, Any], _tell: Tell) -> dict[str, Any]:
     held = bytes(arguments["num_bytes"])
     raise RuntimeError(f"Failed to allocate, with {len(held)} bytes at hand")
+
+
+def fail_as_pytorch_does(arguments: dict[str, Any], _tell: Tell) -> dict[str, Any]:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    kind = OutOfMemoryError if "CUDA" in arguments["words"] else RuntimeError
+    raise kind(arguments["words"])
 
 
 def sleep(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,31 @@ async def test_it_runs_in_its_folder_with_limits_and_no_secrets(
     assert BOUNDS.wall_s <= found["limits"]["CPU"] <= BOUNDS.wall_s * psutil.cpu_count()
 
 
+async def test_work_of_our_own_may_be_given_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    bounds = Bounds(
+        wall_s=20,
+        memory_bytes=None,
+        file_bytes=None,
+        max_open_files=200,
+        niceness=15,
+        environment={"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"},
+    )
+    found = await run("describe", bounds=bounds, folder=str(tmp_path))
+    unbound = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("AS", "FSIZE")}
+    assert {name: found["limits"][name] for name in unbound} == unbound
+    assert (found["limits"]["NOFILE"], found["limits"]["CORE"]) == (200, 0)
+    assert found["niceness"] == min(19, os.nice(0) + 15)
+    assert (found["environment"]["OMP_NUM_THREADS"], found["environment"]["OMP_WAIT_POLICY"]) == ("4", "PASSIVE")
+    assert (found["environment"]["TMPDIR"], "secret" in str(found["environment"])) == (str(tmp_path), False)
+
+
+@pytest.mark.parametrize("niceness", [0, 13])
+async def test_its_session_gives_way_where_the_kernel_shares_its_time_between_sessions(niceness: int) -> None:
+    found = await run("describe", bounds=replace(BOUNDS, session_niceness=niceness))
+    assert found["autogroup"] is None or found["autogroup"].endswith(f"nice {niceness}")
+
+
 async def test_a_file_in_its_folder_is_no_module(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('an upload was run as a program')")
     assert await run("echo", folder=str(tmp_path)) == {"folder": str(tmp_path)}
@@ -94,6 +122,17 @@ async def test_too_much_memory_is_said_as_such() -> None:
     with pytest.raises(WorkKilled) as caught:
         await run("allocate", num_bytes=600_000_000)
     assert caught.value.reason == "memory"
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"])
+async def test_want_of_memory_in_the_words_of_pytorch_is_said_as_such(words: str) -> None:
+    bounds = replace(BOUNDS, memory_bytes=None)
+    with pytest.raises(WorkKilled) as caught:
+        await run("fail_as_pytorch_does", bounds=bounds, words=words)
+    assert caught.value.reason == "memory"
+    with pytest.raises(WorkKilled) as caught:
+        await run("fail_with", bounds=bounds, num_bytes=400_000_000)
+    assert caught.value.reason == "crash", "where there is no bound, none was reached"
 
 
 @pytest.mark.parametrize(("num_bytes", "reason"), [(400_000_000, "memory"), (1_000, "crash")])

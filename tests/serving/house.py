@@ -1,33 +1,34 @@
 """A whole Darkroom in one process: true routes, driver and dispatcher over a true MongoDB; no Ray, no GPU, no S3."""
 
 import asyncio
-import socket
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.types import ASGIApp
 
 from configs.settings import MongoSettings, Settings
 from models.catalog import load_catalog
 from models.spec import ModelSpec
-from pipelines.request import FRAMES, GenerationRequest
+from pipelines.request import FRAMES, TRAINING, GenerationRequest
+from serving.adapters.publishing import AdapterPublisher
+from serving.adapters.store import AdapterStore
 from serving.api.app import build_app
 from serving.api.deps import OPERATOR_TENANT, Services
 from serving.api.schemas.jobs import event_view
 from serving.api.services import make_services
 from serving.backends.base import Backend
 from serving.backends.frames import FramesBackend
+from serving.backends.training import TrainingBackend
 from serving.frames.extraction import Extraction
 from serving.jobs.dispatcher import Dispatcher
 from serving.jobs.driver import Driver
 from serving.jobs.job import Job, Status, new_job
 from serving.jobs.keeping import Keeper
+from serving.jobs.lora_keeping import TrainingKeeper
 from serving.jobs.pace import Pace
 from serving.jobs.shares import Shares
 from serving.jobs.store import JobStore
@@ -37,16 +38,19 @@ from serving.mongo import Mongo
 from serving.outbound import Outbound
 from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
+from serving.uploads.uses import UploadUses
 from serving.webhooks.work import Webhooks, WebhookWork
-from tests.fakes import FakeBackend, LocalRouterLink, MemoryBlobs
+from tests.fakes import FakeBackend, LocalChecker, LocalRouterLink, MemoryBlobs
 from tests.frames import LocalExtractionLink
 from tests.moderators import LocalModeratorLink
+from tests.serving.sockets import eventually as eventually
+from tests.serving.sockets import on_a_port as on_a_port
+from tests.trainings import LocalTrainingLink
 from tests.uploads import LocalFramesLink
 
 MODELS = ("emoji-3d", "flux-schnell")  # one that takes everything, one without guidance and negative prompt
 JOB_SETTINGS: dict[str, Any] = {"lease_s": 4.0, "heartbeat_s": 1.0, "poll_s": 0.05, "retry_base_s": 0.05}
 WEBHOOK_SETTINGS: dict[str, Any] = {"poll_s": 0.05, "retry_waits_s": (0, 0.1, 0.1, 0.1), "slow_wait_s": 0.05}
-WAIT_DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class House:
     moderator: LocalModeratorLink
     frames: LocalFramesLink
     extractions: LocalExtractionLink
+    trainer: LocalTrainingLink
     driver: Driver
     upkeep: JobUpkeep
     dispatcher: Dispatcher
@@ -130,6 +135,7 @@ async def open_house(
     webhooks: Mapping[str, Any] | None = None,
     outbound: Mapping[str, Any] | None = None,
     uploads: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
     frame_settings: Mapping[str, Any] | None = None,
     moderation: Mapping[str, Any] | None = None,
     lane_width: int = 4,
@@ -146,6 +152,7 @@ async def open_house(
             "outbound": dict(outbound or {}),
             "uploads": dict(uploads or {}),
             "frames": {"num_threads": 1, **(frame_settings or {})},
+            "training": dict(training or {}),
             "moderation": dict(moderation or {}),
             "models": {"enabled": list(MODELS)},
         }
@@ -160,9 +167,25 @@ async def open_house(
     moderator = LocalModeratorLink()
     frames = LocalFramesLink(blobs, settings.uploads)
     moderation = Moderation(moderator, TenantPolicies(Tenants(gate), settings), timeout_s=settings.moderation.timeout_s)
-    keeper = Keeper(blobs, moderation, insist_s=settings.jobs.lease_s)
+    insist_s = settings.jobs.lease_s
+    adapters = AdapterStore(gate, blobs, UploadUses.over(gate, store))
+    publisher = AdapterPublisher(
+        adapters,
+        blobs,
+        LocalChecker(backends),
+        load_catalog(),
+        served=frozenset(MODELS),
+        insist_s=insist_s,
+    )
+    trainings = TrainingKeeper(blobs, moderation, publisher, insist_s=insist_s)
+    keeper = Keeper(blobs, moderation, trainings, insist_s=insist_s)
     extractions = LocalExtractionLink(Extraction(blobs, moderator, frames.workspace, settings))
-    makers: list[Backend] = [*backends.values(), FramesBackend(extractions, moderation.policy_of)]
+    trainer = LocalTrainingLink(blobs)
+    makers: list[Backend] = [
+        *backends.values(),
+        FramesBackend(extractions, moderation.policy_of),
+        TrainingBackend(trainer, moderation.policy_of),
+    ]
     driver = Driver(store, keeper, {b.id: b for b in makers}, settings=settings.jobs, owner="router-1")
     guard = Outbound(settings.outbound, resolve=public_names)
     sign = partial(blobs.presign_get, expiry_s=settings.s3.url_expiry_s)
@@ -173,9 +196,9 @@ async def open_house(
         store,
         upkeep,
         Shares(gate, half_life_s=settings.jobs.share_half_life_s),
-        [Pace(gate, model_id, owner="router-1") for model_id in (*MODELS, FRAMES)],
+        [Pace(gate, model_id, owner="router-1") for model_id in (*MODELS, FRAMES, TRAINING)],
         settings=settings.jobs,
-        lane_widths=dict.fromkeys(MODELS, lane_width) | {FRAMES: settings.frames.max_at_once},
+        lane_widths=dict.fromkeys((*MODELS, TRAINING), lane_width) | {FRAMES: settings.frames.max_at_once},
         onlooker=webhook_work,
     )
     router = LocalRouterLink(dispatcher, list(backends.values()))
@@ -189,6 +212,7 @@ async def open_house(
         outbound=guard,
         moderator=moderator,
         frames=frames,
+        trainer=trainer,
     )
     if announces:
         webhook_work.start()
@@ -206,6 +230,7 @@ async def open_house(
         moderator=moderator,
         frames=frames,
         extractions=extractions,
+        trainer=trainer,
         driver=driver,
         upkeep=upkeep,
         dispatcher=dispatcher,
@@ -264,32 +289,6 @@ def a_job(
         expires_in_s=expires_in_s,
         webhook_url=webhook_url,
     )
-
-
-@asynccontextmanager
-async def on_a_port(app: ASGIApp) -> AsyncIterator[str]:
-    """The application behind a true server and socket, where answers stream and clients can hang up; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await eventually(lambda: server.started)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
-
-
-async def eventually(condition: Callable[[], Any], *, timeout_s: float = WAIT_DEADLINE_S) -> None:
-    """Waits until `condition`, a function or a coroutine function, is true."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        outcome = condition()
-        if await outcome if asyncio.iscoroutine(outcome) else outcome:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not become true in time")
 
 
 def _client(app: ASGIApp, key: str | None) -> httpx.AsyncClient:

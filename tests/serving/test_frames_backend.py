@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.settings import Settings
-from pipelines.request import FRAMES, FramesRequest, FramesResult, Progress, StoredFile
+from pipelines.request import FRAMES, TRAINING, FramesRequest, FramesResult, Progress, StoredFile
 from serving.backends.base import Order
 from serving.backends.frames import FramesBackend, FramesError, FramesFailure, FramesMessage
 from serving.errors import BackendLost, LeaseLost, Unavailable
@@ -86,10 +86,14 @@ async def test_the_replica_is_let_go_of_when_the_listener_gives_up() -> None:
     assert link.is_closed
 
 
-@pytest.mark.parametrize(("num_routers", "width"), [(1, {"emoji-3d": 64, FRAMES: 6}), (4, {"emoji-3d": 16, FRAMES: 1})])
-def test_routers_together_drive_as_many_videos_as_the_replicas_take(num_routers: int, width: dict[str, int]) -> None:
-    frames = {"max_at_once": 2, "num_replicas": 3}
-    settings = Settings.model_validate({"frames": frames, "router": {"num_replicas": num_routers}})
+@pytest.mark.parametrize(
+    ("num_routers", "width"),
+    [(1, {"emoji-3d": 64, FRAMES: 6, TRAINING: 4}), (4, {"emoji-3d": 16, FRAMES: 1, TRAINING: 1})],
+)
+def test_routers_together_drive_as_many_jobs_as_the_replicas_take(num_routers: int, width: dict[str, int]) -> None:
+    frames, training = {"max_at_once": 2, "num_replicas": 3}, {"max_at_once": 4, "num_replicas": 1}
+    tree = {"frames": frames, "training": training, "router": {"num_replicas": num_routers}}
+    settings = Settings.model_validate(tree)
     assert lane_widths(settings, ["emoji-3d"]) == width
 
 

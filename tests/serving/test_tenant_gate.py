@@ -48,6 +48,7 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
     await call_webhook_routes(house)
     await call_upload_routes(house)
     await call_frames_route(house)
+    await call_training_routes(house)
     async with house.client(secret) as admin:
         made = (await admin.post("/v1/admin/keys", json={"name": "laptop"})).json()
         assert (await admin.get("/v1/admin/keys")).status_code == 200
@@ -80,6 +81,12 @@ async def call_all_routes(house: House) -> set[tuple[str, str]]:
         ("get", "/v1/webhooks/{webhook_id}/deliveries"),
         ("post", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"),
         ("post", "/v1/frames"),
+        ("post", "/v1/loras/train"),
+        ("post", "/v1/loras/estimate"),
+        ("post", "/api/lora/train"),
+        ("get", "/api/lora/list"),
+        ("get", "/api/lora/status/{job_id}"),
+        ("get", "/api/lora/{job_id}"),
         ("post", "/v1/uploads"),
         ("post", "/v1/uploads/direct"),
         ("get", "/v1/uploads"),
@@ -165,6 +172,24 @@ async def call_frames_route(house: House) -> None:
     assert (await house.bob.post(FRAMES, json={"upload_id": upload_id})).status_code == 404
 
 
+async def call_training_routes(house: House) -> None:
+    """From uploads and from an earlier dataset; and the deletion of what came of them."""
+    upload_id = await uploaded(house.alice, house.blobs, video())
+    body = {"name": "signer", "upload_ids": [upload_id]}
+    assert (await house.alice.post("/v1/loras/estimate", json=body)).status_code == 200
+    trained = await house.alice.post("/v1/loras/train", json=body, headers={"Prefer": "wait=30"})
+    again = {"name": "signer", "from_job": trained.json()["id"]}
+    assert (await house.alice.post("/v1/loras/train", json=again, headers={"Prefer": "wait=30"})).status_code == 200
+    assert (await house.bob.post("/v1/loras/train", json=again)).status_code == 404
+    older = {"userId": "anna", "uploadId": upload_id, "name": "signer"}
+    job_id = (await house.alice.post("/api/lora/train", json=older)).json()["jobId"]
+    await house.until(await house.store.get("alice", job_id), "succeeded")
+    for path in ("/api/lora/list?userId=anna", f"/api/lora/status/{job_id}", f"/api/lora/{job_id}"):
+        assert (await house.alice.get(path)).status_code == 200
+        assert (await house.bob.get(path)).status_code == (200 if "list" in path else 404)
+    assert (await house.alice.delete("/v1/loras/signer")).status_code == 200
+
+
 async def call_webhook_routes(house: House) -> None:
     """And all that a Router does between a job's end and its receiver."""
     async with receiver() as there:
@@ -195,7 +220,12 @@ async def test_no_route_sends_a_command_on_tenants_data_without_the_tenant(house
     house = await houses(make_mongo=watched_by(watch), outbound=HERE)
     called = await call_all_routes(house)
     paths = (await house.alice.get("/openapi.json")).json()["paths"]
-    routes = {(method, path) for path, operations in paths.items() for method in operations if path.startswith("/v1/")}
+    routes = {
+        (method, path)
+        for path, operations in paths.items()
+        for method in operations
+        if path.startswith(("/v1/", "/api/"))
+    }
     assert called == routes - OPERATORS_ALONE, "a new route must be called here too"
     assert watch.breaches == []
     assert watch.tenants == {"alice", "bob", "default"}

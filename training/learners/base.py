@@ -4,6 +4,7 @@ B samples, C latent channels, H W latent size, L text tokens, D text width.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,9 +46,13 @@ class Learner(Protocol):
     device: torch.device
     latent_channels: int
     latent_factor: int  # pixels of a picture's side to one of its latents'
+    multiple_px: int  # of which the sides of what it learns from must be multiples
 
     def trainable(self) -> Mapping[str, nn.Parameter]:
-        """By a name that stays the same from run to run, such as "unet.down_blocks.0….lora_A.weight"; sorted."""
+        """By a name that stays the same from run to run, such as "unet.down_blocks.0….lora_A.weight"; sorted.
+
+        The names are those of a diffusers LoRA file: what state() gives is what such a file holds.
+        """
         ...
 
     def parameter_groups(self) -> Sequence[tuple[str, Sequence[nn.Parameter]]]:
@@ -76,8 +81,15 @@ class Learner(Protocol):
         """[B], unweighted and without gradients: for validation. Off: what the base model has."""
         ...
 
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Within it the model, and its pipeline, is the base model."""
+        ...
+
     def train_mode(self, is_on: bool) -> None:
-        """Dropout and gradient checkpointing on or off."""
+        """Dropout on or off; off, the pipeline may make pictures. Off at first. It stays on until backward() is done.
+
+        Dropout alone draws from torch's global generators; who wants a step again seeds them before it.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:

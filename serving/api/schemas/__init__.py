@@ -27,16 +27,14 @@ from serving.api.schemas.images import (
 )
 from serving.api.schemas.jobs import (
     AttemptBody,
-    ImageJobResult,
-    ImageReference,
     JobBody,
     JobErrorBody,
     JobList,
     attempt_body,
-    image_reference,
     job_request,
 )
 from serving.api.schemas.models import ModelBody, ModelList
+from serving.api.schemas.results import ImageJobResult, ImageReference, image_reference
 
 __all__ = [
     "AttemptBody",

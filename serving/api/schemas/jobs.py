@@ -1,13 +1,14 @@
 """A job as clients see it."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.request import FramesRequest, StoredFrame
-from serving.jobs.job import AnyResult, Attempt, Job, JobResult, Kind, Priority, Status, StoredImage
+from pipelines.request import FramesRequest, TrainingRequest
+from serving.api.schemas.results import AnyResultBody, result_body
+from serving.api.schemas.trainings import training_request
+from serving.jobs.job import Attempt, Job, Kind, Priority, Status
 
 
 class JobErrorBody(BaseModel):
@@ -25,64 +26,6 @@ class AttemptBody(BaseModel):
     message: str
 
 
-class ImageReference(BaseModel):
-    url: str
-    seed: int
-    width: int
-    height: int
-    content_type: str
-    bytes: int
-    sha256: str
-    is_nsfw: bool | None = Field(description="null: not looked at.")
-
-
-class ImageJobResult(BaseModel):
-    images: list[ImageReference]
-    inference_time_s: float
-    queue_time_s: float
-
-
-class FaceBody(BaseModel):
-    """In pixels of the still."""
-
-    x: int
-    y: int
-    w: int
-    h: int
-    score: float
-
-
-class FrameBody(BaseModel):
-    url: str
-    time_s: float = Field(description="From the first frame of the video.")
-    width: int
-    height: int
-    sharpness: float
-    brightness: float = Field(description="Mean luma, 0 to 255.")
-    scene: int
-    faces: list[FaceBody]
-    coverage: str | None = Field(description="Of the largest face: close, medium or full; null without one.")
-    nsfw: float | None = Field(description="0 to 1; null: not looked at.")
-    is_nsfw: bool | None
-    content_type: str
-    bytes: int
-    sha256: str
-
-
-class RejectedBody(BaseModel):
-    time_s: float
-    reason: str
-
-
-class FramesJobResult(BaseModel):
-    frames: list[FrameBody]
-    rejected: list[RejectedBody]
-    counts: dict[str, int] = Field(description="Stills looked at, by what became of them; `kept` among them.")
-    contact_sheet_url: str
-    inference_time_s: float
-    queue_time_s: float
-
-
 class JobBody(BaseModel):
     id: str
     object: Literal["job"] = "job"
@@ -91,6 +34,8 @@ class JobBody(BaseModel):
     progress: int
     step: int
     steps: int
+    stage: str | None = Field(description="Of a training: frames, filter, caption, cache, train, validate or publish.")
+    loss: float | None = Field(description="Of a training, lately.")
     created_at: int
     expires_at: int
     started_at: int | None
@@ -101,7 +46,7 @@ class JobBody(BaseModel):
     model: str
     backend: str | None
     request: dict[str, Any]
-    result: ImageJobResult | FramesJobResult | None
+    result: AnyResultBody | None
     error: JobErrorBody | None
     metadata: dict[str, str]
     webhook_url: str | None
@@ -128,6 +73,8 @@ def job_body_of(
         progress=job.progress,
         step=job.step,
         steps=job.steps,
+        stage=job.stage,
+        loss=job.loss,
         created_at=int(job.created_at),
         expires_at=int(job.expires_at),
         started_at=None if job.started_at is None else int(job.started_at),
@@ -147,22 +94,6 @@ def job_body_of(
     )
 
 
-def result_body(result: AnyResult, sign: Callable[[str], str]) -> ImageJobResult | FramesJobResult:
-    """What came of a job, with a URL for each file."""
-    if isinstance(result, JobResult):
-        images = [image_reference(image, sign(image.key)) for image in result.images]
-        return ImageJobResult(images=images, inference_time_s=result.engine_s, queue_time_s=result.waited_s)
-    counts = Counter(frame.reason for frame in result.rejected)
-    return FramesJobResult(
-        frames=[frame_body(frame, sign(frame.key)) for frame in result.frames],
-        rejected=[RejectedBody(time_s=frame.time_s, reason=frame.reason) for frame in result.rejected],
-        counts={"kept": len(result.frames), **dict(counts.most_common())},
-        contact_sheet_url=sign(result.contact_sheet),
-        inference_time_s=result.engine_s,
-        queue_time_s=result.waited_s,
-    )
-
-
 def attempt_body(attempt: Attempt) -> AttemptBody:
     return AttemptBody(
         number=attempt.number,
@@ -170,38 +101,6 @@ def attempt_body(attempt: Attempt) -> AttemptBody:
         ended_at=int(attempt.ended_at),
         code=attempt.code,
         message=attempt.message,
-    )
-
-
-def image_reference(image: StoredImage, url: str) -> ImageReference:
-    return ImageReference(
-        url=url,
-        seed=image.seed,
-        width=image.width_px,
-        height=image.height_px,
-        content_type=image.content_type,
-        bytes=image.num_bytes,
-        sha256=image.sha256,
-        is_nsfw=image.is_nsfw,
-    )
-
-
-def frame_body(frame: StoredFrame, url: str) -> FrameBody:
-    return FrameBody(
-        url=url,
-        time_s=frame.time_s,
-        width=frame.width_px,
-        height=frame.height_px,
-        sharpness=frame.sharpness,
-        brightness=frame.brightness,
-        scene=frame.scene,
-        faces=[FaceBody(x=face.x, y=face.y, w=face.width, h=face.height, score=face.score) for face in frame.faces],
-        coverage=frame.coverage,
-        nsfw=frame.nsfw,
-        is_nsfw=frame.is_nsfw,
-        content_type=frame.content_type,
-        bytes=frame.num_bytes,
-        sha256=frame.sha256,
     )
 
 
@@ -217,6 +116,8 @@ def job_request(job: Job) -> dict[str, Any]:
             "dedupe": request.dedupe,
             "output_format": request.output_format,
         }
+    if isinstance(request, TrainingRequest):
+        return training_request(request)
     return {
         "model": request.model_id,
         "prompt": request.prompt,
@@ -237,4 +138,5 @@ def job_request(job: Job) -> dict[str, Any]:
 
 def event_view(sign: Callable[[str], str], job: Job) -> dict[str, Any]:
     """A job as a webhook tells of it: what GET /v1/jobs/{id} answers, at the moment of sending."""
-    return job_body_of(job, sign=sign).model_dump(mode="json")
+    eta_s = None if job.is_final else job.told_eta_s
+    return job_body_of(job, sign=sign, eta_s=eta_s).model_dump(mode="json")

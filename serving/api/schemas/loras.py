@@ -1,5 +1,6 @@
 """Adapters as clients see them, and what may be said of a file that is imported."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, RootModel
@@ -21,11 +22,27 @@ class ImportMetadata(RootModel[dict[str, str]]):
     ]
 
 
+class LineageUpload(BaseModel):
+    """An upload that was learned from; it may be deleted by now."""
+
+    id: str
+    kind: Literal["video", "image"]
+    sha256: str
+    times_s: list[float] = Field(description="Of the stills, from the first frame of a video.")
+
+
 class Lineage(BaseModel):
-    """Where a version comes from."""
+    """Where a version comes from; what only a training knows is null for one that was imported."""
 
     source: str = Field(description='"import", or the id of the job that trained it.')
     import_id: str | None
+    job_id: str | None = None
+    recipe: str | None = None
+    recipe_sha256: str | None = Field(None, description="Of all its values.")
+    base_sha256: str | None = Field(None, description="Of the weights that were trained upon.")
+    dataset_url: str | None = Field(None, description="Of manifest.json: each picture, where it is from, its caption.")
+    dataset_sha256: str | None = Field(None, description="Of that manifest.")
+    uploads: list[LineageUpload] | None = None
 
 
 class LoraVersionBody(BaseModel):
@@ -83,7 +100,8 @@ class LoraModelBody(BaseModel):
     trigger: str | None
 
 
-def version_body(adapter: Adapter) -> LoraVersionBody:
+def version_body(adapter: Adapter, sign: Callable[[str], str]) -> LoraVersionBody:
+    """`sign` makes a URL of an object's key."""
     manifest = adapter.manifest
     return LoraVersionBody(
         id=adapter.reference,
@@ -100,11 +118,32 @@ def version_body(adapter: Adapter) -> LoraVersionBody:
         layers=manifest.num_layers,
         max_rank=manifest.max_rank,
         metadata=dict(manifest.metadata),
-        lineage=Lineage(source=manifest.source, import_id=adapter.folder.job if manifest.source == "import" else None),
+        lineage=_lineage(adapter, sign),
     )
 
 
-def lora_body(versions: list[Adapter]) -> LoraBody:
+def _lineage(adapter: Adapter, sign: Callable[[str], str]) -> Lineage:
+    made_of, source = adapter.manifest.lineage, adapter.manifest.source
+    if made_of is None:
+        return Lineage(source=source, import_id=adapter.folder.job if source == "import" else None)
+    uploads = [
+        LineageUpload(id=one.upload_id, kind=one.kind, sha256=one.sha256, times_s=list(one.times_s))
+        for one in made_of.sources
+    ]
+    return Lineage(
+        source=source,
+        import_id=None,
+        job_id=made_of.job,
+        recipe=made_of.recipe,
+        recipe_sha256=made_of.recipe_sha256,
+        base_sha256=made_of.base_sha256,
+        dataset_url=sign(made_of.dataset),
+        dataset_sha256=made_of.dataset_sha256,
+        uploads=uploads,
+    )
+
+
+def lora_body(versions: list[Adapter], sign: Callable[[str], str]) -> LoraBody:
     """From all versions of one name."""
     ordered = sorted(versions, key=lambda adapter: -adapter.version)
     latest = ordered[0]
@@ -115,7 +154,7 @@ def lora_body(versions: list[Adapter]) -> LoraBody:
         base_model=latest.manifest.base_model,
         trigger=latest.manifest.trigger,
         created_at=int(latest.manifest.created_at),
-        versions=[version_body(adapter) for adapter in ordered],
+        versions=[version_body(adapter, sign) for adapter in ordered],
     )
 
 

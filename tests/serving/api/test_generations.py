@@ -12,7 +12,7 @@ from tests.serving.house import House, eventually
 JOB_FIELDS = {
     "id", "object", "kind", "status", "progress", "step", "steps", "created_at", "started_at", "finished_at",
     "attempts", "priority", "model", "backend", "request", "result", "error", "metadata", "queue_position",
-    "eta_s", "expires_at", "history", "webhook_url",
+    "eta_s", "expires_at", "history", "webhook_url", "stage", "loss",
 }  # fmt: skip
 
 

@@ -27,10 +27,16 @@ ROUTES = {
     ("post", "/v1/uploads/{upload_id}/complete"),
     ("delete", "/v1/uploads/{upload_id}"),
     ("post", "/v1/loras/import"),
+    ("post", "/v1/loras/train"),
+    ("post", "/v1/loras/estimate"),
     ("get", "/v1/loras/{name}"),
     ("delete", "/v1/loras/{name}"),
     ("delete", "/v1/loras/{name}/versions/{version}"),
     ("get", "/v1/loras/{name}/versions/{version}/download"),
+    ("post", "/api/lora/train"),
+    ("get", "/api/lora/list"),
+    ("get", "/api/lora/status/{job_id}"),
+    ("get", "/api/lora/{job_id}"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model_id}"),
     ("post", "/v1/moderations"),
@@ -56,6 +62,8 @@ ROUTES = {
     ("get", "/health/ready"),
     ("get", "/metrics"),
 }
+
+PROTECTED = ("/v1/", "/api/")
 
 
 @pytest.fixture
@@ -93,16 +101,16 @@ async def test_its_schemas_are_valid_and_every_reference_leads_somewhere(documen
     check(document)
 
 
-async def test_routes_below_v1_need_a_key_and_the_others_do_not(document: dict[str, Any]) -> None:
+async def test_routes_below_v1_and_api_need_a_key_and_the_others_do_not(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     for (_, path), operation in operations(document).items():
-        assert operation.get("security", []) == ([{"HTTPBearer": []}] if path.startswith("/v1/") else [])
+        assert operation.get("security", []) == ([{"HTTPBearer": []}] if path.startswith(PROTECTED) else [])
 
 
 async def test_every_refusal_is_documented_in_openais_shape(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     for (_, path), operation in operations(document).items():
-        if path.startswith("/v1/"):
+        if path.startswith(PROTECTED):
             content = operation["responses"]["4XX"]["content"]["application/json"]
             assert content["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
 

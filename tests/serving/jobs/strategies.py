@@ -12,6 +12,11 @@ from pipelines.request import (
     RejectedFrame,
     StoredFile,
     StoredFrame,
+    StoredSample,
+    TrainingQuality,
+    TrainingRequest,
+    TrainingResult,
+    TrainingSource,
 )
 from serving.jobs.job import PRIORITY_RANK, TRANSITIONS, Attempt, Job, JobError, JobResult, StoredImage
 
@@ -52,6 +57,27 @@ frames_requests = st.builds(
     dedupe=st.booleans(),
     output_format=st.sampled_from(sorted(CONTENT_TYPES)),
 )
+training_requests = st.builds(
+    TrainingRequest,
+    name=texts,
+    base_model=texts,
+    trigger=texts,
+    caption=st.sampled_from(["template", "model", "none"]),
+    recipe=texts,
+    recipe_json=texts,
+    steps=whole,
+    rank=whole,
+    resolution_px=whole,
+    seed=seeds,
+    sources=st.lists(
+        st.builds(
+            TrainingSource, upload_id=texts, kind=st.sampled_from(["video", "image"]), file=files, duration_s=finite
+        ),
+        max_size=2,
+    ).map(tuple),
+    dataset=st.none() | texts,
+    captions=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
+)
 looked = st.none() | st.booleans()
 stored_images = st.builds(
     StoredImage,
@@ -91,6 +117,50 @@ frames_results = st.builds(
     waited_s=finite,
     device_s=finite,
 )
+curves = st.lists(st.tuples(whole, finite), max_size=2).map(tuple)
+training_results = st.builds(
+    TrainingResult,
+    adapter=texts,
+    key=texts,
+    sha256=texts,
+    num_bytes=whole,
+    dataset=texts,
+    trigger=texts,
+    frames_used=whole,
+    frames_rejected=st.lists(st.tuples(texts, whole), max_size=2).map(tuple),
+    loss=curves,
+    validation_loss=curves,
+    quality=st.none()
+    | st.builds(
+        TrainingQuality,
+        validation_loss_before=finite,
+        validation_loss_after=finite,
+        distance_before=st.none() | finite,
+        distance_after=st.none() | finite,
+        best_step=whole,
+        num_held_out=whole,
+    ),
+    samples=st.lists(
+        st.builds(
+            StoredSample,
+            key=texts,
+            content_type=texts,
+            num_bytes=whole,
+            sha256=texts,
+            width_px=whole,
+            height_px=whole,
+            seed=seeds,
+            prompt=texts,
+            step=whole,
+            is_nsfw=looked,
+        ),
+        max_size=2,
+    ).map(tuple),
+    loss_plot=st.none() | texts,
+    engine_s=finite,
+    waited_s=finite,
+    device_s=finite,
+)
 attempts = st.builds(
     Attempt,
     number=whole,
@@ -106,12 +176,16 @@ jobs = st.builds(
     id=texts,
     tenant=texts,
     kind=st.sampled_from(["image", "video", "text", "lora", "frames"]),
-    request=requests | frames_requests,
+    request=requests | frames_requests | training_requests,
     priority=st.sampled_from(sorted(PRIORITY_RANK)),
     created_at=finite,
     expires_at=finite,
     status=st.sampled_from(sorted(TRANSITIONS)),
     progress=st.integers(0, 100),
+    stage=st.none() | texts,
+    loss=st.none() | finite,
+    told_eta_s=st.none() | finite,
+    reached=whole,
     started_at=st.none() | finite,
     finished_at=st.none() | finite,
     attempts=whole,
@@ -128,7 +202,7 @@ jobs = st.builds(
     wake_at=finite,
     tidy_at=finite,
     backend=st.none() | texts,
-    result=st.none() | results | frames_results,
+    result=st.none() | results | frames_results | training_results,
     moderation=st.sampled_from(["auto", "low"]),
     error=st.none() | st.builds(JobError, code=texts, message=texts),
     metadata=st.dictionaries(texts, texts, max_size=3),

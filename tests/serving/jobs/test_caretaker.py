@@ -16,14 +16,13 @@ from pipelines.request import StoredFile
 from serving.errors import NotFound, Unavailable
 from serving.jobs import caretaker as caretaker_module
 from serving.jobs.caretaker import MAX_JOBS, SWEEP, Caretaker
-from serving.jobs.chores import Chores
 from serving.jobs.job import Job, JobError, JobResult, StoredImage, input_prefix
 from serving.jobs.store import JobStore
 from serving.jobs.upkeep import JobUpkeep
 from serving.mongo import Mongo
-from serving.tenancy.policies import TenantPolicies
 from serving.tenancy.tenants import Tenants
 from tests.fakes import MemoryBlobs
+from tests.serving.caretakers import a_caretaker
 from tests.serving.house import a_job, eventually
 
 DAY_S = 86_400.0
@@ -58,8 +57,7 @@ class Bench:
     old_keys: OldKeys
 
     def caretaker(self, owner: str = "router-1") -> Caretaker:
-        policies, chores = TenantPolicies(self.tenants, Settings(jobs=SETTINGS)), Chores(self.mongo, owner=owner)
-        return Caretaker(self.upkeep, self.blobs, policies, chores, forgetful=[self.old_keys], settings=SETTINGS)
+        return a_caretaker(self.mongo, self.blobs, Settings(jobs=SETTINGS), owner=owner, forgetful=[self.old_keys])
 
     async def ended(self, how: str, *, ago_s: float, tenant: str = "alice", has_input: bool = False) -> Job:
         """A job that lost its first attempt, made a picture in its second, and ended like this so long ago."""

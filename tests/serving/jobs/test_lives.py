@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from configs.settings import JobSettings
+from pipelines.request import Progress
 from serving.errors import Conflict, LeaseLost, Unavailable
 from serving.jobs.job import Job, JobError, JobResult, Line
 from serving.jobs.store import JobStore
@@ -104,9 +105,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(snapshot=snapshots, percent=st.integers(0, 100))
     def progress(self, snapshot: Job, percent: int) -> None:
-        self.write(
-            snapshot, self.store.write_progress(snapshot, step=1, steps=2, progress=percent, device_s=percent / 10)
-        )
+        self.write(snapshot, self.store.write_progress(snapshot, Progress(1, 2, percent / 10, share=percent / 100)))
 
     @rule(snapshot=snapshots)
     def succeed(self, snapshot: Job) -> None:

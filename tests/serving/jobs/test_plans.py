@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
 from configs.settings import JobSettings, MongoSettings
+from pipelines.request import Progress
 from serving.jobs.documents import job_to_document
 from serving.jobs.job import Job, JobError, JobResult, Line
 from serving.jobs.store import JobStore
@@ -69,7 +70,7 @@ FLAT: dict[str, Ask] = {
     "page": lambda queue: queue.store.page("alice", status=None, kind=None, limit=20, after=queue.jobs[30].id),
     "cancel": lambda queue: queue.store.cancel("alice", queue.jobs[-9].id),
     "renew": lambda queue: queue.store.renew(queue.mine),
-    "write_progress": lambda queue: queue.store.write_progress(queue.mine, step=1, steps=2, progress=50, device_s=1.0),
+    "write_progress": lambda queue: queue.store.write_progress(queue.mine, Progress(1, 2, 1.0)),
     "due": lambda queue: queue.upkeep.due(limit=100),
     "to_tidy": lambda queue: queue.upkeep.to_tidy(limit=100),
     "find_owed": lambda queue: queue.upkeep.find_owed(limit=100),

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from configs.settings import JobSettings, MongoSettings
+from pipelines.request import Progress
 from serving.errors import Conflict, LeaseLost, NotFound
 from serving.jobs.job import Attempt, Job, JobError, JobResult, Line
 from serving.jobs.store import JobStore
@@ -24,7 +25,7 @@ TROUBLE = JobError("out_of_memory", "too large")
 NUM_CLAIMERS, NUM_JOBS = 8, 200
 WRITES: dict[str, Callable[[JobStore, Job], Awaitable[Any]]] = {
     "renew": lambda store, job: store.renew(job),
-    "write_progress": lambda store, job: store.write_progress(job, step=1, steps=2, progress=50, device_s=0.5),
+    "write_progress": lambda store, job: store.write_progress(job, Progress(1, 2, 0.5)),
     "succeed": lambda store, job: store.succeed(job, RESULT, backend="engine:x", device_s=1.0),
     "fail": lambda store, job: store.fail(job, JobError("code", "message")),
     "put_back": lambda store, job: store.put_back(job, TROUBLE, delay_s=9, backend=None, counts="failures"),
@@ -139,7 +140,7 @@ async def test_claim_next_takes_the_oldest_of_its_own_line(store: JobStore) -> N
 async def test_progress_and_heartbeats_renew_the_lease(store: JobStore, job: Job) -> None:
     mine = await claimed(store, job)
     await asyncio.sleep(0.02)
-    await store.write_progress(mine, step=3, steps=4, progress=75, device_s=1.5)
+    await store.write_progress(mine, Progress(3, 4, 1.5))
     after_progress = await store.get("alice", job.id)
     assert (after_progress.step, after_progress.steps, after_progress.progress) == (3, 4, 75)
     assert after_progress.device_s == 1.5
@@ -219,7 +220,7 @@ async def test_a_job_that_ended_is_never_claimed(store: JobStore, job: Job, end:
 async def test_a_job_handed_back_has_its_place_in_line_again_and_no_blame(store: JobStore, job: Job) -> None:
     await store.insert(replace(a_job(), id=job.id + "0"))
     mine = await claimed(store, job)
-    await store.write_progress(mine, step=1, steps=2, progress=50, device_s=0.5)
+    await store.write_progress(mine, Progress(1, 2, 0.5))
     back = await store.hand_back(mine)
     assert (back.status, back.owner, back.progress, back.step) == ("queued", None, 0, 0)
     assert (back.failures, back.lost_workers, back.history) == (0, 0, ())
@@ -267,10 +268,10 @@ async def test_each_kind_of_trouble_is_counted_apart_and_all_are_remembered(
 
 async def test_seconds_of_the_device_add_up_over_attempts(store: JobStore, job: Job) -> None:
     first = await claimed(store, job)
-    await store.write_progress(first, step=1, steps=2, progress=50, device_s=2.0)
+    await store.write_progress(first, Progress(1, 2, 2.0))
     await store.hand_back(first)
     second = await claimed(store, job)
-    await store.write_progress(second, step=1, steps=2, progress=50, device_s=0.5)
+    await store.write_progress(second, Progress(1, 2, 0.5))
     assert (await store.get("alice", job.id)).device_s == 2.5
     assert (await store.succeed(second, RESULT, backend="engine:x", device_s=3.0)).device_s == 5.0
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from configs.settings import JobSettings
+from pipelines.request import Progress
 from serving.errors import Conflict, LeaseLost
 from serving.jobs.job import TRANSITIONS, Job, JobError, JobResult, Line
 from serving.jobs.store import JobStore
@@ -66,7 +67,7 @@ OPERATIONS: dict[str, Ask] = {
     "claim": lambda parts, job: parts.store.claim(job.id, owner="router-2"),
     "claim_next": lambda parts, job: parts.store.claim_next(Line.of(job), owner="router-2"),
     "renew": lambda parts, job: parts.store.renew(job),
-    "write_progress": lambda parts, job: parts.store.write_progress(job, step=1, steps=2, progress=50, device_s=0.1),
+    "write_progress": lambda parts, job: parts.store.write_progress(job, Progress(1, 2, 0.1)),
     "succeed": lambda parts, job: parts.store.succeed(job, RESULT, backend="engine:x", device_s=1.0),
     "fail": lambda parts, job: parts.store.fail(job, ERROR),
     "give_up_attempt": lambda parts, job: parts.store.put_back(job, ERROR, delay_s=9, backend=None, counts=None),

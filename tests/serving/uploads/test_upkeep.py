@@ -6,14 +6,11 @@ import time
 import pytest
 
 from serving.errors import Conflict, NotFound
-from serving.jobs.caretaker import MAX_JOBS, Caretaker
-from serving.jobs.chores import Chores
-from serving.jobs.upkeep import JobUpkeep
-from serving.tenancy.policies import TenantPolicies
-from serving.tenancy.tenants import Tenants
+from serving.jobs.caretaker import MAX_JOBS
 from serving.uploads.ending import KEEP_REFUSED_S
 from serving.uploads.store import UploadStore
 from serving.uploads.upload import Content, Hold, Upload
+from tests.serving.caretakers import a_caretaker
 from tests.serving.uploads.bench import TENANT, Bench
 from tests.serving.uploads.conftest import OpenBench
 from tests.serving.uploads.test_objects import make_due
@@ -134,15 +131,7 @@ async def test_the_caretaker_does_it_in_every_pass(benches: OpenBench) -> None:
     bench = benches(keep_pending_s=1e-6)
     for _ in range(MAX_JOBS + 1):
         await bench.send(b"one")
-    caretaker = Caretaker(
-        JobUpkeep(bench.mongo, bench.settings.jobs),
-        bench.blobs,
-        TenantPolicies(Tenants(bench.mongo), bench.settings),
-        Chores(bench.mongo, owner="router-1"),
-        forgetful=[],
-        prompt=[bench.upkeep],
-        settings=bench.settings.jobs,
-    )
+    caretaker = a_caretaker(bench.mongo, bench.blobs, bench.settings, prompt=[bench.upkeep])
     assert await caretaker.tidy(), "there is one more"
     assert not await caretaker.tidy()
     assert bench.blobs.keys == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.request import Progress
+from serving.api.schemas.jobs import event_view
 from serving.webhooks.announcing import Announcer
 from serving.webhooks.delivery import delivery_to_document
 from serving.webhooks.events import progress_event
@@ -73,3 +74,18 @@ async def test_a_tenant_without_endpoints_costs_one_look_for_all_its_news(houses
     assert await house.upkeep.find_owed(limit=10) == []
     assert await house.mongo.of_tenant("webhook_lines", "alice").count({}) == 0
     assert await house.mongo.of_tenant("webhook_deliveries", "alice").count({}) == 0
+
+
+def test_progress_of_a_training_tells_its_stage_loss_and_time_to_go() -> None:
+    news = Progress(120, 800, share=0.3, stage="train", loss=0.25, eta_s=90.0)
+    job = ended(status="running", finished_at=None)
+    told = event_view(lambda key: key, progress_event(job, news).job)
+    assert [told[name] for name in ("progress", "stage", "step", "steps", "loss", "eta_s")] == [
+        30,
+        "train",
+        120,
+        800,
+        0.25,
+        90.0,
+    ]
+    assert (told["status"], told["result"]) == ("running", None)
