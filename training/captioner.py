@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from pipelines.moderation.opening import open_to_look
-from pipelines.work import WorkRefused
+from pipelines.work import Tell, WorkRefused
+from training.prepare import prepare
 
 MAX_NEW_TOKENS = 64  # text encoders read 77 of theirs
 
@@ -38,7 +39,12 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def load_captioner(folder: Path, *, num_threads: int = 0) -> Callable[[Path], str]:
+def prepare_with_captioner(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """As training.prepare does it, with a captioner that looks at the pictures."""
+    return prepare(arguments, tell, open_captioner=load_captioner)
+
+
+def load_captioner(folder: Path, num_threads: int = 0) -> Callable[[Path], str]:
     """What says of a picture what it shows. Raises WorkRefused where the folder holds no captioner that is known."""
     torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

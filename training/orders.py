@@ -6,7 +6,8 @@ Files lie in one folder: stills/ (before), dataset/ (training.dataset), checkpoi
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-PREPARE_WORK = "training.work:prepare"
+PREPARE_WORK = "training.prepare:prepare"
+CAPTIONED_PREPARE_WORK = "training.captioner:prepare_with_captioner"
 TRAIN_WORK = "training.work:train"
 MEASURE_WORK = "training.work:measure"
 STILLS, DATASET, OUT, PREVIEWS = "stills", "dataset", "out", "previews"

@@ -16,7 +16,6 @@ import numpy as np
 
 from pipelines.request import CaptionMode
 from pipelines.work import Tell, WorkRefused
-from training.captioner import load_captioner
 from training.captions import Say, check_given, make_say
 from training.dataset import (
     IMAGES,
@@ -41,12 +40,17 @@ from training.stills import Still
 MARKS = "marks"  # below the folder: what earlier runs of the same order have done
 
 Sources = Mapping[str, Path]  # Picture.file → the still that becomes it
+# A captioner's folder and the threads that it may use → the captioner.
+OpenCaptioner = Callable[[Path, int], Say]
 
 
-def prepare(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """For the arguments of a PrepareOrder, what is in the dataset; tells {"stage", "done", "of"} on the way."""
+def prepare(arguments: dict[str, Any], tell: Tell, *, open_captioner: OpenCaptioner | None = None) -> dict[str, Any]:
+    """For the arguments of a PrepareOrder, what is in the dataset; tells {"stage", "done", "of"} on the way.
+
+    A captioner comes in from outside (training.captioner): loading what it needs takes longer than all else here.
+    """
     try:
-        return _Preparation(PrepareOrder.from_dict(arguments), tell).run()
+        return _Preparation(PrepareOrder.from_dict(arguments), tell, open_captioner).run()
     except RecipeError as error:
         raise WorkRefused("bad_recipe", str(error)) from error
     except DatasetError as error:
@@ -56,8 +60,9 @@ def prepare(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
 class _Preparation:
     """One order at work."""
 
-    def __init__(self, order: PrepareOrder, tell: Tell) -> None:
+    def __init__(self, order: PrepareOrder, tell: Tell, open_captioner: OpenCaptioner | None) -> None:
         self._order = order
+        self._open_captioner = open_captioner
         self._recipe = Recipe.from_json(order.recipe_json)
         self._tell = tell
         self._stills = Path(order.folder) / STILLS
@@ -138,14 +143,14 @@ class _Preparation:
             return tuple(replace(one, caption=text) for one, text in stage(pictures))
 
     def _describe(self) -> Say | None:
-        if self._order.captioner is None:
+        if self._order.captioner is None or self._open_captioner is None:
             return None
-        folder, num_threads = Path(self._order.captioner), self._order.num_threads
+        folder, num_threads, open_captioner = Path(self._order.captioner), self._order.num_threads, self._open_captioner
 
         @cache
         def captioner() -> Say:
             """Loaded when the first picture is asked about: often all captions are given, or were found again."""
-            return load_captioner(folder, num_threads=num_threads)
+            return open_captioner(folder, num_threads)
 
         return lambda path: captioner()(path)
 

@@ -1,4 +1,4 @@
-"""What a training has done in processes of their own: each a function of plain data, named in training.orders.
+"""What takes a model, done in processes of their own: each a function of plain data, named in training.orders.
 
 Want of memory is not caught here: the process ends, and whoever started it is told why.
 """
@@ -12,12 +12,9 @@ from pipelines.work import Tell, WorkRefused
 from training.dataset import DatasetError
 from training.measuring import measure as measure_order
 from training.orders import MeasureOrder, TrainOrder
-from training.prepare import prepare
 from training.proof import ProofError
 from training.recipe import RecipeError
 from training.run import train as train_order
-
-__all__ = ["measure", "prepare", "train"]
 
 REFUSALS: dict[type[Exception], str] = {
     RecipeError: "bad_recipe",

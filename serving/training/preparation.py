@@ -13,7 +13,7 @@ from serving.training.gathering import Gathered, Gatherer
 from serving.training.report import Report
 from serving.training.workshop import Workshop
 from training.dataset import Dataset, read_dataset
-from training.orders import DATASET, PREPARE_WORK, STILLS, PrepareOrder
+from training.orders import CAPTIONED_PREPARE_WORK, DATASET, PREPARE_WORK, STILLS, PrepareOrder
 from training.recipe import Recipe
 
 
@@ -84,7 +84,7 @@ class Preparation:
             num_threads=self._workshop.apart.num_threads,
         )
         await self._workshop.apart.run(
-            PREPARE_WORK,
+            PREPARE_WORK if order.captioner is None else CAPTIONED_PREPARE_WORK,
             order.to_dict(),
             wall_s=self._workshop.settings.training.prepare_timeout_s,
             on_start=self._report.begin_work,

@@ -14,7 +14,7 @@ from tests.training.tiny_captioners import WORDS, make_tiny_blip
 from training import prepare as preparing
 from training.captioner import load_captioner
 from training.dataset import read_dataset
-from training.orders import PREPARE_WORK, PrepareOrder
+from training.orders import CAPTIONED_PREPARE_WORK, PrepareOrder
 from training.prepare import prepare
 from training.recipe import Recipe
 
@@ -31,8 +31,8 @@ class Told(list[dict[str, Any]]):
         return [news["done"] for news in self if news["stage"] == stage]
 
 
-def run(order: PrepareOrder, told: Told | None = None) -> dict[str, Any]:
-    return prepare(json.loads(json.dumps(order.to_dict())), told if told is not None else Told())
+def run(order: PrepareOrder, told: Told | None = None, **how: Any) -> dict[str, Any]:
+    return prepare(json.loads(json.dumps(order.to_dict())), told if told is not None else Told(), **how)
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_and_measures_and_captions_nothing_twice(
 
         return and_note
 
-    def fake_captioner(folder: Path, *, num_threads: int) -> Any:
+    def fake_captioner(folder: Path, num_threads: int) -> Any:
         def describe(path: Path) -> str:
             if len(described) == 2 and dies_at == "caption":
                 raise KeyboardInterrupt
@@ -121,19 +121,18 @@ def test_a_killed_run_goes_on_and_measures_and_captions_nothing_twice(
 
     true_measure = preparing.make_measure
     monkeypatch.setattr(preparing, "make_measure", watched)
-    monkeypatch.setattr(preparing, "load_captioner", fake_captioner)
-    run(orders["whole"])
+    run(orders["whole"], open_captioner=fake_captioner)
     measured.clear(), described.clear()
     for dies_at in ("upl_1-02.png", "caption", ""):
         if dies_at:
             with pytest.raises(KeyboardInterrupt):
-                run(orders["killed"])
+                run(orders["killed"], open_captioner=fake_captioner)
         else:
-            run(orders["killed"])
+            run(orders["killed"], open_captioner=fake_captioner)
     names = [f"upl_1-{index:02d}.png" for index in range(5)]
     assert (measured, described) == (names, names)
     assert all_bytes(tmp_path / "killed/dataset") == all_bytes(tmp_path / "whole/dataset")
-    run(orders["killed"])
+    run(orders["killed"], open_captioner=fake_captioner)
     assert len(described) == 5
     assert all_bytes(tmp_path / "killed/dataset") == all_bytes(tmp_path / "whole/dataset")
 
@@ -169,7 +168,7 @@ async def test_it_runs_apart_with_a_captioner_and_says_how_far_it_is(tmp_path: P
     folder = tmp_path / "room"
     order = prepare_order(folder, film(folder, 4), caption="model", captioner=str(captioner))
     told = Told()
-    outcome = await run_apart(PREPARE_WORK, order.to_dict(), bounds=BOUNDS, on_news=told)
+    outcome = await run_apart(CAPTIONED_PREPARE_WORK, order.to_dict(), bounds=BOUNDS, on_news=told)
     dataset = read_dataset(folder / "dataset")
     assert outcome["frames_used"] == len(dataset.pictures) == 4
     describe = load_captioner(captioner, num_threads=1)

@@ -184,7 +184,8 @@ def children() -> list[psutil.Process]:
 
 @pytest_asyncio.fixture
 async def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Bench]]:
-    monkeypatch.setattr(preparation, "PREPARE_WORK", f"{STAND_IN}:prepare")
+    for name in ("PREPARE_WORK", "CAPTIONED_PREPARE_WORK"):
+        monkeypatch.setattr(preparation, name, f"{STAND_IN}:prepare")
     monkeypatch.setattr(course, "TRAIN_WORK", f"{STAND_IN}:train")
     monkeypatch.setattr(estimating, "MEASURE_WORK", f"{STAND_IN}:measure")
     benches: list[Bench] = []
