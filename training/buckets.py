@@ -77,11 +77,8 @@ class _Sides:
         for target_px in range(self.least_px, widest_px + 1, self.step_px):
             whole_px = math.ceil(target_px * height_px / width_px / self.step_px) * self.step_px
             found.append((target_px, min(self._longest(whole_px), self._longest(min(height_px, area_px // target_px)))))
-        shape = math.log(width_px / height_px)
-        return max(
-            found,
-            key=lambda size: (min(size[0] / width_px, size[1] / height_px), -abs(math.log(size[0] / size[1]) - shape)),
-        )
+        # Those after the first largest one are only wider.
+        return max(found, key=lambda size: min(size[0] / width_px, size[1] / height_px))
 
     def _longest(self, limit_px: int) -> int:
         return max(self.least_px, limit_px // self.step_px * self.step_px)

@@ -28,7 +28,10 @@ class FramesPart(Frozen):
     """Which stills are asked of each video."""
 
     max_per_video: int = Field(40, ge=1)
-    enough: int = Field(12, ge=1, description="Where a video gives fewer, near duplicates are let in too.")
+    enough: int = Field(
+        12, ge=1, description="Where a video gives fewer, stills closer in time and near duplicates are let in too."
+    )
+    close_s: float = Field(0.2, gt=0, description="How close, then.")
     faces: FacePreference = "prefer"
 
 

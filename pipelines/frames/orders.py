@@ -18,7 +18,7 @@ from pipelines.frames.candidates import (
     read_plain,
     write_plain,
 )
-from pipelines.request import Face, OutputFormat
+from pipelines.request import MOMENT_S, Face, OutputFormat
 from pipelines.video.still import Crop
 
 SURVEY_WORK = "pipelines.frames.survey:survey"
@@ -32,6 +32,7 @@ class SurveyOrder:
     path: str
     folder: str
     hz: float
+    moment_s: float  # of which one still at most is looked at for faces, described, and may be kept
     max_surveyed: int
     side_px: int
     num_threads: int
@@ -39,12 +40,13 @@ class SurveyOrder:
     yunet_path: str | None
 
     @classmethod
-    def of(cls, path: Path, folder: Path, settings: FrameSettings) -> Self:
+    def of(cls, path: Path, folder: Path, settings: FrameSettings, *, moment_s: float = MOMENT_S) -> Self:
         """As the settings say."""
         return cls(
             path=str(path),
             folder=str(folder),
             hz=settings.survey_hz,
+            moment_s=moment_s,
             max_surveyed=settings.max_surveyed,
             side_px=settings.survey_side_px,
             num_threads=settings.num_threads,

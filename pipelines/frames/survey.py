@@ -22,7 +22,6 @@ from pipelines.video.info import VideoError
 from pipelines.video.still import Still
 from pipelines.work import Tell, WorkRefused
 
-MOMENT_S = 0.5  # of which one still at most is looked at for faces, described, and may be kept
 BAR_LOOKS = 12  # stills, all over the video, that are looked at for black bars
 THUMBNAIL_SIDE_PX, THUMBNAIL_QUALITY = 320, 85
 NUM_NEWS = 100  # of the progress of one survey
@@ -44,7 +43,7 @@ def survey(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
 def _survey(video: Video, order: SurveyOrder, finder: FaceFinder | None, tell: Tell) -> Survey:
     of_s = video.info.duration_s
     hz = min(order.hz, order.max_surveyed / max(of_s, 1 / order.hz))
-    scorer = _Scorer(Path(order.folder), SceneFinder(hz), finder)
+    scorer = _Scorer(Path(order.folder), SceneFinder(hz), finder, moment_s=order.moment_s)
     told_s = 0.0
     for still in islice(video.survey(hz, order.side_px), order.max_surveyed):
         scorer.look(still)
@@ -78,8 +77,9 @@ class _Scorer:
     """Scores stills one after the other. Holds a few of them at any time: those that wait for their verdict, and the
     best of the moment that is not over."""
 
-    def __init__(self, folder: Path, scenes: SceneFinder, finder: FaceFinder | None) -> None:
+    def __init__(self, folder: Path, scenes: SceneFinder, finder: FaceFinder | None, *, moment_s: float) -> None:
         self._folder = folder
+        self._moment_s = moment_s
         self._scenes = scenes
         self._finder = finder
         self._waiting: deque[_Seen] = deque()
@@ -136,7 +136,7 @@ class _Scorer:
         scene, time_s = verdict.scene, seen.candidate.time_s
         if scene != self._moment_key[0]:
             self._scene_from_s = time_s
-        key = (scene, int((time_s - self._scene_from_s) / MOMENT_S))
+        key = (scene, int((time_s - self._scene_from_s) / self._moment_s))
         if key != self._moment_key:
             self._end_moment()
             self._moment_key = key

@@ -5,6 +5,7 @@ from pipelines.request.files import (
 )
 from pipelines.request.frames import (
     FRAMES,
+    MOMENT_S,
     Face,
     FacePreference,
     FramesRequest,
@@ -56,6 +57,7 @@ __all__ = [
     "GenerationRequest",
     "GenerationResult",
     "JobRequest",
+    "MOMENT_S",
     "LoraChoice",
     "OutputFormat",
     "Preview",

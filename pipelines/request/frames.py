@@ -8,6 +8,7 @@ from pipelines.request.pictures import OutputFormat
 
 FacePreference = Literal["any", "prefer", "require"]
 FRAMES = "frames"  # what stands in a model's place for the jobs that take stills out of videos
+MOMENT_S = 0.5  # of which one still at most is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class FramesRequest:
     faces: FacePreference = "any"
     dedupe: bool = True
     output_format: OutputFormat = "jpeg"
+    moment_s: float = MOMENT_S
     model_id: str = FRAMES
 
     @property

@@ -69,7 +69,7 @@ class Extraction:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
                     await self._fetch(request.video, errand.video)
-                    survey = await self._survey(errand)
+                    survey = await self._survey(errand, request)
                     verdict = await self._judge.judge(survey, request, policy, folder)
                     taken = await self._take(errand, request, survey, verdict)
                     kept = await self._shelf.keep(order.output_prefix, folder, taken, verdict, request.output_format)
@@ -116,8 +116,8 @@ class Extraction:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    async def _survey(self, errand: Errand) -> Survey:
-        order = SurveyOrder.of(errand.video, errand.folder, self._settings)
+    async def _survey(self, errand: Errand, request: FramesRequest) -> Survey:
+        order = SurveyOrder.of(errand.video, errand.folder, self._settings, moment_s=request.moment_s)
         return Survey.from_dict(await errand.run(SURVEY_WORK, order.to_dict(), SURVEYING))
 
     async def _take(self, errand: Errand, request: FramesRequest, survey: Survey, verdict: Verdict) -> Taken:

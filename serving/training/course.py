@@ -73,7 +73,10 @@ class Course:
         if fal is not None and model_id in fal.base_models and not self._workshop.bases.can_train(model_id):
             return await self._run_at_fal(fal)
         async with self._workshop.bases.held(model_id) as base:
-            await self._look_ahead(base)
+            if await self._artefacts.fetch_checkpoint(self._folder):
+                log.info("training goes on", job_id=self._order.job_id)
+            else:
+                await self._look_ahead(base)
             dataset, manifest = await self._preparation.dataset(base.sha256)
             before_s = self._report.spent_s
             trained = await self._train(base)
@@ -129,8 +132,6 @@ class Course:
             checkpoint_s=settings.training.checkpoint_s,
             num_threads=self._workshop.apart.num_threads,
         )
-        if await self._artefacts.fetch_checkpoint(self._folder):
-            log.info("training goes on", job_id=self._order.job_id)
         async with mirrored(self._artefacts, self._folder / CHECKPOINT) as has_checkpoint:
 
             def hear(news: dict[str, Any]) -> None:

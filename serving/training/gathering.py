@@ -159,7 +159,7 @@ class Gatherer:
         )
         result = await self._extract(request, on_share)
         if len(result.frames) < min(wish.enough, wish.max_per_video):
-            again = await self._extract(replace(request, dedupe=False), on_share)
+            again = await self._extract(replace(request, dedupe=False, moment_s=wish.close_s), on_share)
             result = replace(again, device_s=result.device_s + again.device_s)
         return Taken(result, time.perf_counter() - began_at)
 

@@ -84,7 +84,10 @@ def test_every_row_of_a_bucket_is_its_own_picture(
     latents = whole.batch(ids, without_words=[False] * 8).latents.mean_BCHW
     assert len({row.sum().item() for row in latents}) == 8
     monkeypatch.setattr("training.caching.PIXELS_AT_ONCE", 3 * 64 * 64)
+    encode, sizes = learner.cache_pictures, []
+    monkeypatch.setattr(learner, "cache_pictures", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
     in_threes = cached(learner, tmp_path / "again", [(64, 64)] * 4)
+    assert sizes == [3, 3, 2]
     torch.testing.assert_close(in_threes.batch(ids, without_words=[False] * 8).latents.mean_BCHW, latents)
     mirrored = whole.batch([0, 1], without_words=[False] * 2)
     pixels = torch.from_numpy(np.array(Image.open(tmp_path / "data" / "images/0000.png"))).permute(2, 0, 1)

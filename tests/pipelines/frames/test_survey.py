@@ -14,7 +14,8 @@ from PIL import Image
 from configs.settings.intake import FrameSettings
 from pipelines.frames.candidates import Survey, coverage
 from pipelines.frames.orders import SURVEY_WORK, SurveyOrder
-from pipelines.frames.survey import MOMENT_S, survey
+from pipelines.frames.survey import survey
+from pipelines.request import MOMENT_S
 from pipelines.sandbox import Bounds, run_apart
 from pipelines.work import WorkRefused
 from tests.clips import ODDITIES, make_clip
@@ -94,6 +95,9 @@ def test_a_face_is_found_where_the_camera_goes(tmp_path):
     found = surveyed(clip, tmp_path)
     bests = [one for one in found.survey.candidates if one.is_best]
     assert len(bests) == 3.0 / MOMENT_S
+    order = SurveyOrder.of(clip.path, tmp_path, SETTINGS, moment_s=0.25)
+    closer = Survey.from_dict(survey(order.to_dict(), lambda _: None))
+    assert sum(one.is_best for one in closer.candidates) == 3.0 / 0.25
     for one in bests:
         assert one.faces is not None
         (face,) = one.faces

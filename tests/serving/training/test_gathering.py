@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.request import FramesRequest, StoredFile, TrainingSource
+from pipelines.request import MOMENT_S, FramesRequest, StoredFile, TrainingSource
 from serving.backends.frames import FramesFailure
 from serving.errors import BackendLost, Unavailable
 from tests.serving.training.conftest import JOB_ID, PREFIX, Bench
@@ -29,6 +29,7 @@ async def test_where_stills_are_few_near_duplicates_are_let_in(
     bench.stills.counts.append(num_first)
     made = await bench.train(bench.order(frames={"max_per_video": 8, "enough": 5}))
     assert [request.dedupe for request in asked(bench)] == dedupe
+    assert [request.moment_s < MOMENT_S for request in asked(bench)] == [not is_wished for is_wished in dedupe]
     assert made.frames_used == (num_first if len(dedupe) == 1 else 8) - 1
 
 

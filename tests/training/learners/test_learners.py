@@ -166,6 +166,23 @@ def test_half_precision_leaves_the_lora_and_the_losses_in_float32(tiny_folders: 
     torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.0)
 
 
+def test_magnitudes_of_a_bfloat16_model_are_its_exact_lengths(tiny_folders: dict[Family, Path]) -> None:
+    pipeline = load_plain(tiny_folders["sd"], "sd")
+    device, dtype, recipe = torch.device("cpu"), torch.bfloat16, tiny_recipe(lora={"dora": True})
+    learner = build_learner(pipeline, "sd", recipe, device=device, dtype=dtype, seed=0)
+    for name, value in learner.trainable().items():
+        if name.endswith(".lora_magnitude_vector"):
+            path = name.removeprefix("unet.").removesuffix(".lora_magnitude_vector")
+            weight = learner.denoiser.get_submodule(path).get_base_layer().weight.float()
+            torch.testing.assert_close(value.flatten(), weight.flatten(1).norm(dim=1))
+
+
+def test_sdxl_is_told_of_sizes_and_corners_with_the_height_first(tiny_folders: dict[Family, Path]) -> None:
+    told = tiny_learner(tiny_folders["sdxl"], "sdxl").shape_of((1920, 1080), (30, 20), (1344, 768))
+    assert told["time_ids"].tolist() == [[1080, 1920, 20, 30, 768, 1344]]
+    assert tiny_learner(tiny_folders["sd"], "sd").shape_of((1920, 1080), (30, 20), (1344, 768)) == {}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_reads_what_a_learner_saves(
     tiny_folders: dict[Family, Path], tmp_path: Path, family: Family
