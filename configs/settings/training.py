@@ -28,7 +28,7 @@ class TrainingSettings(Frozen):
     max_steps: int = Field(20_000, ge=1)
     max_rank: int = Field(256, ge=1)
     max_uploads: int = Field(50, ge=1, description="Of one training.")
-    num_threads: int = Field(0, ge=0, description="CPU threads of one training; 0: all cores.")
+    num_threads: int = Field(0, ge=0, description="CPU threads of one training; 0: its share of the cores.")
     niceness: int = Field(19, ge=0, le=19, description="Of a training: pictures that people wait for go first.")
     memory_bytes: int | None = Field(None, gt=0, description="Address space of one training; None: no bound.")
     checkpoint_s: float = Field(20.0, gt=0, description="How often a training is saved; what is lost is done again.")

@@ -31,13 +31,13 @@ class Apart:
 
     def __init__(self, settings: Settings) -> None:
         training = settings.training
-        self.num_threads = training.num_threads or num_cores()
+        self.num_threads = training.num_threads or max(1, num_cores() // training.max_at_once)
         self._settings = training
         self._environment = {
             "OMP_NUM_THREADS": str(self.num_threads),
             "MKL_NUM_THREADS": str(self.num_threads),
-            # Threads that wait for one another give the core away: somebody may be waiting for a picture.
-            "OMP_WAIT_POLICY": "PASSIVE",
+            # Threads that wait for one another spin for a moment only: others may want the core.
+            "GOMP_SPINCOUNT": "500",
             "TORCHINDUCTOR_CACHE_DIR": str(settings.state_dir / "compiled"),
             "HF_HUB_OFFLINE": "1",
         }

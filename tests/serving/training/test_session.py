@@ -206,6 +206,6 @@ async def test_a_training_is_nicer_than_others_and_uses_the_threads_it_is_given(
     bench = make_bench(num_threads=3, niceness=19)
     found = await Apart(bench.settings).run("tests.pipelines.sandbox_work:describe", {}, wall_s=20)
     environment: dict[str, Any] = found["environment"]
-    assert (environment["OMP_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("3", "PASSIVE")
+    assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["TORCHINDUCTOR_CACHE_DIR"].startswith(str(bench.settings.state_dir))
     assert found["niceness"] == 19
