@@ -110,13 +110,17 @@ class Inspector:
             return None
 
     def ledger_s(self) -> dict[str, float] | None:
-        """Device seconds by tenant, as the shares count them now; None while the database is away."""
+        """Device seconds of the tenants that order pictures, as the shares count them; None: the database is away."""
         try:
             shares = asyncio.run(self._read("shares", "share_queue", 0.0))
         except Unavailable:
             return None
         half_life_s, now = self._settings.jobs.share_half_life_s, time.time()
-        return {share["_id"]: share["weight"] * 2.0 ** ((share["era"] - now) / half_life_s) for share in shares}
+        return {
+            share["_id"]: share["weight"] * 2.0 ** ((share["era"] - now) / half_life_s)
+            for share in shares
+            if share["_id"] in self._keys
+        }
 
     def gather(self, *, since: float, round_: int | None, backward: Sequence[str]) -> Evidence | None:
         """The whole of it; None while a store is away."""
