@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pipelines.request import FramesResult, GenerationResult, JobRequest, Preview, Progress, TrainedAdapter
 
+READY_TIMEOUT_S = 2.0  # for an answer to whether somebody is ready
 OnProgress = Callable[[Progress | Preview], Awaitable[None]]
 Made = GenerationResult | FramesResult | TrainedAdapter
 

@@ -1,17 +1,15 @@
 """The Frames replicas as a backend: stills out of a video. Knows no Ray: a Router hands in what calls them."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from models.errors import GenerationError
 from pipelines.request import FRAMES, FramesRequest, FramesResult, Progress
-from serving.backends.base import OnProgress, Order
+from serving.backends.base import READY_TIMEOUT_S, OnProgress, Order
 from serving.errors import BackendLost, Unavailable
-from serving.tenancy.policies import ModerationPolicy
-
-READY_TIMEOUT_S = 2.0
+from serving.tenancy.policies import ModerationPolicy, PolicyOf
 
 
 class FramesError(GenerationError):
@@ -32,7 +30,6 @@ class FramesFailure:
 
 
 FramesMessage = Progress | FramesResult | FramesFailure
-PolicyOf = Callable[[str], Awaitable[ModerationPolicy]]
 
 
 class ExtractionLink(Protocol):

@@ -6,10 +6,8 @@ from typing import Protocol
 
 from models.errors import AdapterError, BlobError, GenerationError, ModelError, SourceUnavailable
 from pipelines.request import AdapterReport, GenerationRequest, GenerationResult, Preview, Progress, StoredFile
-from serving.backends.base import OnProgress, Order
+from serving.backends.base import READY_TIMEOUT_S, OnProgress, Order
 from serving.errors import BackendLost, Unavailable
-
-READY_TIMEOUT_S = 2.0
 
 
 class EngineFailure:

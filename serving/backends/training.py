@@ -1,17 +1,15 @@
 """The Trainer replicas as a backend: a LoRA out of videos and pictures. Knows no Ray: a Router hands in their link."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from models.errors import GenerationError
 from pipelines.request import TRAINING, Preview, Progress, TrainedAdapter, TrainingRequest
-from serving.backends.base import OnProgress, Order
+from serving.backends.base import READY_TIMEOUT_S, OnProgress, Order
 from serving.errors import BackendLost, Unavailable
-from serving.tenancy.policies import ModerationPolicy
-
-READY_TIMEOUT_S = 2.0
+from serving.tenancy.policies import ModerationPolicy, PolicyOf
 
 
 class TrainingError(GenerationError):
@@ -46,7 +44,6 @@ class TrainingEstimate:
 
 
 TrainerMessage = Progress | Preview | TrainedAdapter | TrainingFailure
-PolicyOf = Callable[[str], Awaitable[ModerationPolicy]]
 
 
 class TrainingLink(Protocol):

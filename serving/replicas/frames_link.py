@@ -1,20 +1,17 @@
 """Ray's handle of the Frames replicas as the links that the rooms below ask for; Ray's errors become our own."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.request import FramesResult
 from serving.backends.base import Order
 from serving.backends.frames import FramesFailure, FramesMessage
 from serving.errors import AppError, Conflict, Unavailable
-from serving.replicas.links import Worker, let_go, said_by
+from serving.replicas.links import Worker, answer_of, is_up, said_by
 from serving.tenancy.policies import ModerationPolicy
 from serving.uploads.inspecting import Inspected, InspectOrder, UploadRefused
 
@@ -56,23 +53,14 @@ class RayFramesLink:
                 yield message
 
     async def inspect(self, order: InspectOrder, *, timeout_s: float) -> Inspected:
-        look = self._handle.inspect.remote(order)
-        is_complete = False
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer: Inspected | InspectFailure = await look
-            is_complete = True
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise Unavailable("Nobody looks at uploads now.", code="frames_unavailable") from error
-        finally:
-            if not is_complete:
-                let_go(look)
+        answer: Inspected | InspectFailure = await answer_of(
+            self._handle.inspect.remote(order),
+            timeout_s=timeout_s,
+            nobody=Unavailable("Nobody looks at uploads now.", code="frames_unavailable"),
+        )
         if isinstance(answer, InspectFailure):
             raise answer.as_error()
         return answer
 
     async def is_ready(self, *, timeout_s: float) -> bool:
-        try:
-            return bool(await asyncio.wait_for(self._handle.ping.remote(), timeout_s))
-        except (RayError, RayServeException, TimeoutError):
-            return False
+        return await is_up(self._handle, timeout_s=timeout_s)

@@ -57,6 +57,29 @@ async def said_by(
             let_go(stream)
 
 
+async def answer_of(call: DeploymentResponse, *, timeout_s: float, nobody: Unavailable) -> Any:  # noqa: ANN401 - as the replica's
+    """What a replica answers. Raises `nobody` where none does in time; the replica is let go then."""
+    is_complete = False
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer = await call
+        is_complete = True
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise nobody from error
+    finally:
+        if not is_complete:
+            let_go(call)
+    return answer
+
+
+async def is_up(handle: DeploymentHandle, *, timeout_s: float) -> bool:
+    """Whether a replica answers its ping in time."""
+    try:
+        return bool(await asyncio.wait_for(handle.ping.remote(), timeout_s))
+    except (RayError, RayServeException, TimeoutError):
+        return False
+
+
 class RayEngineLink:
     """The engine replicas of one model (serving.backends.gpu.EngineLink)."""
 
@@ -80,10 +103,7 @@ class RayEngineLink:
         return answer
 
     async def is_ready(self, *, timeout_s: float) -> bool:
-        try:
-            return bool(await asyncio.wait_for(self._handle.ping.remote(), timeout_s))
-        except (RayError, RayServeException, TimeoutError):
-            return False
+        return await is_up(self._handle, timeout_s=timeout_s)
 
 
 class RayRouterLink:

@@ -9,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from pipelines.moderation.scores import Scores
 from serving.moderation.link import LookFailure, nobody_looked, read_scores
-from serving.replicas.links import let_go
+from serving.replicas.links import is_up, let_go
 from serving.telemetry import get_logger
 
 log = get_logger("links")
@@ -39,7 +39,4 @@ class RayModeratorLink:
         return [read_scores(answer) for answer in answers]
 
     async def is_ready(self, *, timeout_s: float) -> bool:
-        try:
-            return bool(await asyncio.wait_for(self._handle.ping.remote(), timeout_s))
-        except (RayError, RayServeException, TimeoutError):
-            return False
+        return await is_up(self._handle, timeout_s=timeout_s)

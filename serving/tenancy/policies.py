@@ -1,7 +1,7 @@
 """TenantPolicies: what holds for a tenant, its own settings or the server's, looked up through a short cache."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,6 +42,9 @@ class TenantPolicy:
     max_video_s: float
     max_stored_bytes: int  # all its uploads together
     moderation: ModerationPolicy
+
+
+PolicyOf = Callable[[str], Awaitable[ModerationPolicy]]  # by tenant
 
 
 class TenantPolicies:
