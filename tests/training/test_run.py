@@ -26,8 +26,9 @@ from training.orders import (
     MeasureOrder,
 )
 from training.orders import TrainOrder as Order
+from training.prepare import prepare
 from training.recipe import load_recipe
-from training.work import measure, prepare, train
+from training.work import measure, train
 
 STEPS = 5
 BOUNDS = Bounds(wall_s=200, memory_bytes=None, file_bytes=None, max_open_files=1_024)
