@@ -99,7 +99,8 @@ def _tell_estimate(client: Client, body: Mapping[str, Any]) -> None:
     try:
         told = client.post("/v1/loras/estimate", body, timeout_s=ESTIMATE_TIMEOUT_S)
     except (Lost, Refused) as error:
-        if isinstance(error, Refused) and error.status != 503:
+        # Where a provider trains it, nobody here can tell.
+        if isinstance(error, Refused) and error.status != 503 and error.code != "not_trainable":
             raise
         say(f"How long it will take is not known. {error}")
         return

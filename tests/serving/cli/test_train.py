@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.backends.training import TrainingFailure
+from serving.backends.training import TrainingError, TrainingFailure
 from serving.cli import following, uploads
 from serving.cli.following import read_events
 from serving.errors import Unavailable
@@ -130,8 +130,15 @@ async def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_call_it_off(house: 
     await house.until(job, "succeeded")
 
 
-async def test_a_server_that_cannot_estimate_trains_all_the_same(house: House, address: str) -> None:
-    house.trainer.estimate_answer = Unavailable("Nobody has measured.", code="trainer_unavailable")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Unavailable("Nobody has measured.", code="trainer_unavailable"),
+        TrainingError("not_trainable", "A provider trains it."),
+    ],
+)
+async def test_a_server_that_cannot_estimate_trains_all_the_same(house: House, address: str, answer: Exception) -> None:
+    house.trainer.estimate_answer = answer
     result = await darkroom(house, address, *GOOD)
     assert result.exit_code == 0, result.stderr
     assert "How long it will take is not known." in result.stderr
