@@ -74,13 +74,13 @@ def training_progress() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         with job_progress(describe_training) as watch:
             yield watch
         return
-    last_stage, quiet_until = "", 0.0
+    last_standing, quiet_until = ("", ""), 0.0
 
     def tell(job: Mapping[str, Any]) -> None:
-        nonlocal last_stage, quiet_until
-        stage = str(job.get("stage") or job["status"])
-        if stage != last_stage or time.monotonic() >= quiet_until:
-            last_stage, quiet_until = stage, time.monotonic() + LINE_EVERY_S
+        nonlocal last_standing, quiet_until
+        standing = (str(job["status"]), str(job.get("stage") or ""))
+        if standing != last_standing or time.monotonic() >= quiet_until:
+            last_standing, quiet_until = standing, time.monotonic() + LINE_EVERY_S
             say(f"{float(job.get('progress') or 0):3.0f} %  {describe_training(job)}")
 
     yield tell

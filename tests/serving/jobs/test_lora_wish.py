@@ -18,7 +18,7 @@ from serving.jobs.lora_wish import (
     trainable_models,
 )
 from tests.serving.training_jobs import a_source
-from training.recipe import Recipe
+from training.recipe import Recipe, load_recipe
 
 CATALOG = load_catalog()
 SPEC = CATALOG["emoji-3d"]
@@ -39,7 +39,8 @@ def test_what_is_left_open_is_as_the_recipe_has_it_for_the_model() -> None:
     recipe = Recipe.from_json(request.recipe_json)
     assert (request.name, request.trigger, request.base_model) == ("signer", "signer", "emoji-3d")
     assert (request.recipe, request.caption) == ("subject", "template")
-    assert (request.steps, request.rank) == (recipe.loop.steps, recipe.lora.rank) == (800, 16)
+    assert recipe == load_recipe("subject", SPEC)
+    assert (request.steps, request.rank) == (recipe.loop.steps, recipe.lora.rank)
     assert request.resolution_px == SPEC.defaults.width_px
     assert request.sources == (a_source(),)
     assert resolve().seed != resolve().seed

@@ -178,8 +178,14 @@ class Bench:
 
 
 def children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if "pipelines.sandboxed" in child.cmdline()]
+    return [child for child in psutil.Process().children(recursive=True) if _is_sandboxed(child)]
+
+
+def _is_sandboxed(child: psutil.Process) -> bool:
+    try:
+        return "pipelines.sandboxed" in child.cmdline()
+    except psutil.NoSuchProcess:
+        return False  # gone meanwhile
 
 
 @pytest_asyncio.fixture
