@@ -7,22 +7,21 @@ import hashlib
 import io
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from PIL import Image
 from torch import nn
 
 from models.spec import ModelSpec
+from pipelines.families.base import fresh_scheduler
 from pipelines.families.flux import MAX_TEXT_TOKENS_DISTILLED
-from pipelines.schedulers import get_scheduler
 from training.recipe import Recipe
-from training.targets import adapted_layers
+from training.targets import adapted_layers, switched_off
 
 MAX_BATCH_PX = 1_048_576
 MAX_BATCH = 4
@@ -59,7 +58,7 @@ def make_pictures(
     height_px: int,
 ) -> list[Image.Image]:
     """One for each wish, with the steps, the guidance, the scheduler and the negative prompt of the model's entry."""
-    maker = rebuilt(pipeline, scheduler=_scheduler(pipeline, spec))
+    maker = rebuilt(pipeline, scheduler=fresh_scheduler(pipeline.scheduler, spec.family, spec.defaults.scheduler))
     pictures: list[Image.Image] = []
     with _undisturbed(pipeline), _as_served(pipeline):
         for batch in batches(prompts_and_seeds, width_px, height_px):
@@ -81,17 +80,9 @@ def batches(wishes: Sequence[Wish], width_px: int, height_px: int) -> Iterator[S
         yield wishes[start : start + size]
 
 
-@contextmanager
-def without_adapter(pipeline: Any) -> Generator[None, None, None]:  # noqa: ANN401
+def without_adapter(pipeline: Any) -> AbstractContextManager[None]:  # noqa: ANN401
     """The base model alone."""
-    layers = _layers(pipeline)
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
+    return switched_off(_layers(pipeline))
 
 
 def rebuilt(pipeline: Any, **parts: Any) -> Any:  # noqa: ANN401
@@ -122,15 +113,6 @@ def save_png(picture: Image.Image, path: Path) -> str:
     unfinished.write_bytes(memory.getvalue())
     os.replace(unfinished, path)
     return hashlib.sha256(memory.getvalue()).hexdigest()
-
-
-def _scheduler(pipeline: Any, spec: ModelSpec) -> Any:  # noqa: ANN401
-    """A fresh one: it keeps state, and the pipeline's own may be in use."""
-    own, name = pipeline.scheduler, spec.defaults.scheduler
-    if name is None:
-        return type(own).from_config(own.config)
-    recipe = get_scheduler(spec.family, name)
-    return getattr(diffusers, recipe.class_name).from_config(own.config, **recipe.overrides)
 
 
 def _options(pipeline: Any, spec: ModelSpec, count: int) -> dict[str, Any]:  # noqa: ANN401

@@ -3,7 +3,8 @@
 Its tensors are named as a file names them: diffusers' component, the module's path, PEFT's ending.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,6 +88,19 @@ def add_adapter(pipeline: Any, configs: Mapping[str, LoraConfig], seed: int) -> 
 def adapted_layers(module: nn.Module) -> list[Any]:
     """The layers of a component that carry the LoRA."""
     return [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+
+
+@contextmanager
+def switched_off(layers: Iterable[Any]) -> Generator[None, None, None]:
+    """Within it these layers are the base model's."""
+    own = list(layers)
+    for layer in own:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in own:
+            layer.enable_adapters(True)
 
 
 def _layers(root: nn.Module) -> list[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.loader import LoadedModel
 from models.lora import LoraBank, RowLoras
+from models.spec import Family as FamilyName
 from pipelines.device import wait_for
 from pipelines.request import GenerationRequest
 from pipelines.sample import Order, Sample, Scheduler, TextEmbedding
@@ -128,11 +129,7 @@ class Family(ABC):
 
     def scheduler(self, name: str | None) -> Scheduler:
         """A fresh scheduler, by name or as the folder has it; ValueError lists the names of this family."""
-        own = self._own_scheduler
-        if name is None:
-            return type(own).from_config(own.config)
-        recipe = get_scheduler(self.spec.family, name)
-        return getattr(diffusers, recipe.class_name).from_config(own.config, **recipe.overrides)
+        return fresh_scheduler(self._own_scheduler, self.spec.family, name)
 
     def new_sample(self, order: Order, scheduler: Scheduler) -> Sample:
         """A sample with a generator of its own and this scheduler, whose timesteps are set; its latents are to come."""
@@ -245,6 +242,14 @@ class Family(ABC):
             return float(config.get("shift_factor") or 0.0), 1.0, factor
         mean, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, spreads))
         return mean, spread, factor
+
+
+def fresh_scheduler(own: Scheduler, family: FamilyName, name: str | None) -> Scheduler:
+    """One that keeps no state of others: by name, or as `own` is; ValueError lists the names of the family."""
+    if name is None:
+        return type(own).from_config(own.config)
+    recipe = get_scheduler(family, name)
+    return getattr(diffusers, recipe.class_name).from_config(own.config, **recipe.overrides)
 
 
 def _step_arguments(scheduler: Scheduler, generator: torch.Generator) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A family says how it makes an error of a batch, and what it is told of texts and
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from models.spec import Family
 from training.learners.base import Batch, Draws, LatentStats
 from training.learners.recordings import Recordings
 from training.recipe import Recipe, RecipeError
-from training.targets import DENOISERS, adapted_layers, add_adapter, lora_configs
+from training.targets import DENOISERS, adapted_layers, add_adapter, lora_configs, switched_off
 
 MAX_COMPILED = 128  # versions of one function
 
@@ -124,15 +124,8 @@ class AdaptedLearner(ABC):
         finally:
             self.train_mode(was_training)
 
-    @contextmanager
-    def without_adapter(self) -> Generator[None, None, None]:
-        for layer in self._layers:
-            layer.enable_adapters(False)
-        try:
-            yield
-        finally:
-            for layer in self._layers:
-                layer.enable_adapters(True)
+    def without_adapter(self) -> AbstractContextManager[None]:
+        return switched_off(self._layers)
 
     def train_mode(self, is_on: bool) -> None:
         self._is_training = is_on

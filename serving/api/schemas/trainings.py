@@ -111,7 +111,7 @@ class LoraJobResult(BaseModel):
     validation_loss: list[tuple[int, float]] = Field(description="[step, loss on held-out frames] …")
     loss_plot_url: str | None = Field(description="A PNG of both.")
     quality: LoraQuality | None = Field(description="null where a provider has trained it.")
-    samples: list[str] = Field(description="URLs of pictures from before, on the way and after.")
+    samples: list[str] = Field(description="URLs of pictures from before and after.")
     sample_details: list[LoraSample] = Field(description="The same ones, with what they are.")
     dataset_url: str = Field(description="Of manifest.json: every picture, where it is from, and its caption.")
     inference_time_s: float = Field(description="At work, waiting excluded.")
